@@ -1,0 +1,1 @@
+"""Train, judge and use melanoma classifiers on skin-lesion photographs."""

@@ -1,0 +1,220 @@
+"""Every setting with its default, unit and range: a TOML recipe and `--set` in, one resolved configuration out.
+
+A recipe holds only what differs from the defaults below. It knows nothing of what the settings do.
+"""
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from melanoma.errors import UsageError
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class Section(BaseModel):
+    """A group of settings: unknown names are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSettings(Section):
+    """Which rows of the table are used."""
+
+    limit: int = Field(0, ge=0, description="training images to take, patients whole; 0 takes all")
+    duplicates: Literal["drop", "keep"] = Field(
+        "drop", description="drop: of images that are one picture the first is kept; keep: all, always in one fold"
+    )
+
+
+class BalanceSettings(Section):
+    """How melanomas and benign images are evened out for each anatomical site."""
+
+    method: Literal["none", "rows", "weights", "rows_before_folds"] = Field(
+        "none",
+        description="rows: keep equal numbers, training rows only; weights: draw equally often, throw nothing away; "
+        "rows_before_folds: keep equal numbers before the split, as the notebook did",
+    )
+
+
+class FoldSettings(Section):
+    """How rows are split for validation; patients and duplicates always stay whole."""
+
+    count: int = Field(1, ge=1, le=20, description="networks to train; 1 is a single split")
+    validation_share: float = Field(0.2, gt=0, lt=1, description="share of rows held out where count is 1")
+    file: str = Field("", description="a folds.csv to use instead (columns image_name and fold)")
+
+
+FilterName = Literal["shades_of_grey", "remove_hair", "no_noise", "eroded"]
+
+
+class ImageSettings(Section):
+    """How an image becomes what the network sees: resized first, then the filters in their order, once, into the cache."""
+
+    size_px: int = Field(224, ge=32, le=2048, description="side of the square that the network sees, pixels")
+    crop: Literal["centre", "squash"] = Field(
+        "squash", description="centre: keep the aspect and cut the middle square; squash: keep everything"
+    )
+    filters: tuple[FilterName, ...] = Field((), description="filters applied after resizing, in this order")
+    blur_kernel_px: int = Field(5, ge=1, le=99, description="side of no_noise's Gaussian kernel, odd, pixels")
+    erosion_kernel_px: int = Field(3, ge=1, le=99, description="side of eroded's square, pixels")
+
+
+class ModelSettings(Section):
+    """The network."""
+
+    backbone: str = Field("InceptionResNetV2", description="a name of melanoma.models.backbones.BACKBONES")
+    weights: str = Field("imagenet", description="imagenet, none, or the path of a .weights.h5 file without top")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of features dropped before the last layer")
+    metadata: bool = Field(False, description="a second tower that sees age, sex and site")
+
+
+class LossSettings(Section):
+    """What training minimises."""
+
+    name: str = Field("focal", description="a name of melanoma.models.losses.LOSSES")
+    gamma: float = Field(2.0, ge=0, le=10, description="focal: how much easy examples are played down")
+    alpha: float = Field(0.25, gt=0, lt=1, description="focal: weight of melanomas; benign images get 1 - alpha")
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="cross_entropy: targets become this far from 0 and 1")
+
+
+class AugmentSettings(Section):
+    """Random changes of each training image, drawn anew in every epoch."""
+
+    flip: bool = Field(True, description="mirror left-right and up-down")
+    turn_degrees: float = Field(180.0, ge=0, le=180, description="turn by up to this angle either way")
+    zoom: float = Field(0.1, ge=0, lt=0.9, description="zoom by up to this share in or out")
+    brightness: float = Field(0.0, ge=0, lt=1, description="shift brightness by up to this share of 255")
+    contrast: float = Field(0.0, ge=0, lt=1, description="change contrast by up to this share")
+
+
+class TrainSettings(Section):
+    """The optimizer and its stopping."""
+
+    epochs: int = Field(100, ge=1, le=10_000, description="most passes over the training rows")
+    batch_size: int = Field(32, ge=1, le=4096, description="images a step")
+    learning_rate: float = Field(1e-4, gt=0, le=1, description="Adam's learning rate at its highest")
+    schedule: Literal["inverse_time", "cosine", "constant"] = Field(
+        "cosine",
+        description="inverse_time: learning_rate / (1 + learning_rate / epochs * step), Keras' old decay; "
+        "cosine: up over warmup_epochs, then down to 0",
+    )
+    warmup_epochs: float = Field(0.5, ge=0, description="cosine: epochs in which the rate rises from 0")
+    weight_decay: float = Field(0.0, ge=0, lt=1, description="decoupled weight decay a step, times the learning rate")
+    monitor: Literal["val_auc", "val_accuracy", "val_loss"] = Field(
+        "val_auc", description="what early stopping watches and which epoch's weights are kept"
+    )
+    patience: int = Field(10, ge=1, description="epochs without a better value before training stops")
+    precision: Literal["auto", "float32", "mixed_bfloat16"] = Field(
+        "auto", description="auto: mixed_bfloat16 where the device has it"
+    )
+
+
+class EvaluateSettings(Section):
+    """How results are judged."""
+
+    threshold: float = Field(0.5, gt=0, lt=1, description="probability from which the answer is melanoma")
+    bootstrap_samples: int = Field(1000, ge=100, le=100_000, description="resamples of patients for intervals")
+
+
+class Settings(Section):
+    """One resolved configuration."""
+
+    seed: int = Field(0, ge=0, lt=2**31, description="of everything random")
+    data: DataSettings = DataSettings()
+    balance: BalanceSettings = BalanceSettings()
+    folds: FoldSettings = FoldSettings()
+    images: ImageSettings = ImageSettings()
+    model: ModelSettings = ModelSettings()
+    loss: LossSettings = LossSettings()
+    augment: AugmentSettings = AugmentSettings()
+    train: TrainSettings = TrainSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+
+
+def recipe_path(recipe: str) -> Path:
+    """Find a recipe by its name in the package or by its path.
+
+    Raises UsageError for a name that is neither, with the known ones.
+    """
+    known = {path.stem: path for path in sorted(RECIPES.glob("*.toml"))}
+    if recipe in known:
+        return known[recipe]
+    if Path(recipe).is_file():
+        return Path(recipe)
+    raise UsageError(f"there is no recipe {recipe!r}; known: {', '.join(known)}, or the path of a TOML file")
+
+
+def load_settings(recipe: str | Path, overrides: list[str] | None = None) -> Settings:
+    """Read a recipe, apply `section.key=value` overrides in their order, and check every value.
+
+    Raises UsageError naming the setting, the value and, for an unknown name, the nearest one.
+    """
+    path = recipe_path(str(recipe))
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}") from error
+    for override in overrides or []:
+        _apply(values, override)
+    return settings_from(values)
+
+
+def settings_from(values: dict[str, Any]) -> Settings:
+    """Check plain nested values and return the resolved configuration.
+
+    Raises UsageError as `load_settings` does.
+    """
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise UsageError("; ".join(_sentence(dict(fault)) for fault in error.errors())) from error
+
+
+def to_toml(settings: Settings) -> str:
+    """Write every setting, defaults included, as TOML that `load_settings` reads back equal."""
+    return tomli_w.dumps(settings.model_dump(mode="json"))
+
+
+def describe() -> list[tuple[str, str, str]]:
+    """List every setting as (section.key, default, description), in order."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        if not isinstance(field.default, Section):
+            rows.append((name, str(field.default), field.description or ""))
+            continue
+        for key, inner in type(field.default).model_fields.items():
+            rows.append((f"{name}.{key}", str(inner.default), inner.description or ""))
+    return rows
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    keys = name.strip().split(".")
+    if not equals or not all(keys):
+        raise UsageError(f"--set takes section.key=value, not {override!r}")
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word or path needs no quotes
+    for key in keys[:-1]:
+        inner = values.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise UsageError(f"{key} is a setting, not a section, in {override!r}")
+        values = inner
+    values[keys[-1]] = value
+
+
+def _sentence(fault: dict[str, Any]) -> str:
+    name = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] != "extra_forbidden":
+        return f"setting {name} = {fault.get('input')!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+    known = [row[0] for row in describe()]
+    last = name.rsplit(".", 1)[-1]
+    near = difflib.get_close_matches(name, known, 1, 0.5) or [row for row in known if row.split(".")[-1] == last]
+    hint = f"; did you mean {near[0]}?" if near else f"; known sections: {', '.join(Settings.model_fields)}"
+    return f"there is no setting {name}{hint}"

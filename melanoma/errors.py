@@ -1,0 +1,41 @@
+"""The one family of errors that a user meets: one sentence with the place, the reason and what to do.
+
+Any other exception that leaves the package is a bug, and keeps its traceback.
+"""
+
+
+class MelanomaError(Exception):
+    """Something the user can mend: data, files or a run that failed."""
+
+    exit_code = 1
+
+
+class DataError(MelanomaError):
+    """A table, an image or a fold file is not what it must be."""
+
+
+class UsageError(MelanomaError):
+    """A setting or an argument that cannot be."""
+
+    exit_code = 2
+
+
+class MissingExtraError(MelanomaError):
+    """A package is needed that the core install does not bring."""
+
+    exit_code = 3
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed; get it with: pip install 'melanoma[{extra}]'")
+
+
+class ModelError(MelanomaError):
+    """A bundle or a weight file that is missing, damaged or of another network."""
+
+    exit_code = 4
+
+
+def listed(names: list[str], most: int = 5) -> str:
+    """Join the first few names of a list and say how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
