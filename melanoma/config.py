@@ -118,6 +118,7 @@ class EvaluateSettings(Section):
     """How results are judged."""
 
     threshold: float = Field(0.5, gt=0, lt=1, description="probability from which the answer is melanoma")
+    views: Literal[1, 8] = Field(1, description="test-time augmentation: 8 averages over all quarter turns and mirrors")
     bootstrap_samples: int = Field(1000, ge=100, le=100_000, description="resamples of patients for intervals")
 
 

@@ -27,7 +27,8 @@ def replacing(path: Path) -> Iterator[Path]:
     aside: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        # the suffixes stay, since some writers choose their format by them
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix="".join(path.suffixes), dir=path.parent)
         os.close(handle)
         aside = Path(name)
         yield aside

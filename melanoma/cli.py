@@ -1,0 +1,247 @@
+"""The command line: options, one call, print. Results go to stdout, remarks to stderr; heavy imports stand inside the commands."""
+
+import json as json_format
+import signal
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+
+from melanoma.errors import MelanomaError, UsageError
+
+EPILOGUE = "Research use only. Not a medical device. Not for diagnosis."
+INTERRUPTED = 130
+_resumable: list[Path] = []  # the run at work: an interrupt tells how to go on with it
+
+app = App(
+    name="melanoma",
+    help="Train, judge and use melanoma classifiers on skin-lesion photographs.",
+    help_epilogue=EPILOGUE,
+    version=lambda: version("melanoma"),
+    print_error=False,
+    exit_on_error=False,
+    suppress_keyboard_interrupt=False,
+    result_action="return_value",
+)
+
+Data = Annotated[Path, Parameter(help="Folder with train.csv, perhaps test.csv, and the images.")]
+RunFolder = Annotated[Path, Parameter(help="A run's folder, as printed when it began.")]
+Recipe = Annotated[str | None, Parameter(help="A recipe's name, or a TOML file. Default: gpu where there is one, else cpu.")]
+Overrides = Annotated[
+    list[str] | None,
+    Parameter(name="--set", negative=(), help="section.key=value over the recipe, repeatable; docs/settings.md lists all."),
+]
+Name = Annotated[str | None, Parameter(help="The run's name. Default: recipe and UTC time.")]
+Runs = Annotated[Path, Parameter(help="Folder in which runs and the image cache are kept.")]
+Json = Annotated[bool, Parameter(negative=(), help="Print the figures as JSON.")]
+
+
+@app.command
+def run(
+    data: Data,
+    /,
+    *,
+    recipe: Recipe = None,
+    overrides: Overrides = None,
+    name: Name = None,
+    runs: Runs = Path("runs"),
+    json: Json = False,
+) -> None:
+    """Do the whole job: from a dataset folder to networks, a report and a submission file."""
+    from melanoma import pipeline
+
+    begun = _start(data, recipe, overrides, name, runs)
+    pipeline.finish(begun)
+    _print_result(begun, json)
+
+
+@app.command
+def demo(*, overrides: Overrides = None, name: Name = None, runs: Runs = Path("runs"), json: Json = False) -> None:
+    """Do the whole job on the embedded dataset of drawn lesions, in about two minutes on two cores."""
+    from melanoma import pipeline
+    from melanoma.data.synthetic import ensure_dataset
+
+    begun = _start(ensure_dataset(runs / "demo-data"), "demo", overrides, name, runs)
+    pipeline.finish(begun)
+    _print_result(begun, json)
+
+
+@app.command
+def prepare(
+    data: Data, /, *, recipe: Recipe = None, overrides: Overrides = None, runs: Runs = Path("runs")
+) -> None:
+    """Decode and filter every image once, into the cache that runs with the same image settings reuse."""
+    from melanoma.config import load_settings
+    from melanoma.data.records import read_dataset, take
+    from melanoma.prepare import prepare_images
+    from melanoma.training.progress import counting
+
+    settings = load_settings(recipe or _default_recipe(), overrides)
+    dataset = read_dataset(data)
+    table = take(dataset.train, settings.data.limit, settings.seed)
+    for cache in prepare_images(dataset, table, settings.images, runs / "cache", counting):
+        if cache is not None:
+            print(cache.folder)
+
+
+@app.command
+def train(
+    data: Data,
+    /,
+    *,
+    recipe: Recipe = None,
+    overrides: Overrides = None,
+    name: Name = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Train only: prepare the data and train each fold's network; `resume` does the rest."""
+    from melanoma import pipeline
+
+    begun = _start(data, recipe, overrides, name, runs)
+    with begun.held():
+        settings = begun.settings()
+        pipeline.train(begun, settings, pipeline.reopen(begun, settings))
+    print(begun.folder)
+
+
+@app.command
+def resume(run: RunFolder, /, *, json: Json = False) -> None:
+    """Go on with a run that was interrupted, from where it stands to its report."""
+    from melanoma import pipeline
+
+    opened = _open(run)
+    pipeline.finish(opened)
+    _print_result(opened, json)
+
+
+@app.command
+def export(run: RunFolder, /) -> None:
+    """Write a trained run's networks as a bundle that answers without a deep-learning framework."""
+    from melanoma import pipeline
+
+    opened = _open(run)
+    settings = opened.settings()
+    print(pipeline.export(opened, settings, pipeline.reopen(opened, settings)).folder)
+
+
+@app.command
+def evaluate(run: RunFolder, /, *, json: Json = False) -> None:
+    """Score a trained run's held-out and test images again and write its figures and report."""
+    from melanoma import pipeline
+
+    opened = _open(run)
+    with opened.held():
+        settings = opened.settings()
+        prepared = pipeline.reopen(opened, settings)
+        pipeline.export(opened, settings, prepared)
+        pipeline.score_run(opened, settings, prepared)
+        pipeline.evaluate(opened, settings, prepared)
+    _print_result(opened, json)
+
+
+@app.command
+def submit(run: RunFolder, /) -> None:
+    """Check and write the competition's submission.csv from a run's test probabilities."""
+    from melanoma import pipeline
+
+    opened = _open(run)
+    pipeline.submit(opened, pipeline.reopen(opened, opened.settings()))
+    print(opened.submission)
+
+
+@app.command
+def download(
+    source: Annotated[Literal["kaggle", "isic"], Parameter(help="kaggle: the SIIM-ISIC 2020 competition. isic: the ISIC Archive.")],
+    folder: Annotated[Path, Parameter(help="Where the dataset goes.")],
+    /,
+    *,
+    collection: Annotated[int, Parameter(help="ISIC Archive: the collection; 70 is the 2020 challenge.")] = 70,
+    limit: Annotated[int, Parameter(help="ISIC Archive: images to fetch; 0 for all.")] = 0,
+) -> None:
+    """Fetch a dataset with its owner's own tool, after showing its licence; an interrupted download goes on."""
+    from melanoma.data.download import download as fetch
+
+    print(fetch(source, folder, collection, limit))
+
+
+@app.command
+def doctor(*, json: Json = False) -> None:
+    """Tell versions, backend, devices and extras: to paste into a bug report."""
+    from melanoma.doctor import examine
+
+    facts = examine()
+    if json:
+        print(json_format.dumps(facts, indent=2))
+        return
+    width = max(len(name) for name in facts)
+    for name, fact in facts.items():
+        print(f"{name:<{width}}  {fact}")
+
+
+def _default_recipe() -> str:
+    from melanoma.models.backend import has_gpu
+
+    recipe = "gpu" if has_gpu() else "cpu"
+    print(f"note: no --recipe given; using {recipe}", file=sys.stderr)
+    return recipe
+
+
+def _start(data: Path, recipe: str | None, overrides: list[str] | None, name: str | None, runs: Path) -> Any:
+    from melanoma import pipeline
+    from melanoma.config import load_settings
+    from melanoma.runs import default_name
+
+    recipe = recipe or _default_recipe()
+    name = name or default_name(recipe)
+    if Path(name).name != name or name == "cache":
+        raise UsageError(f"--name {name!r} cannot be a run's name: give one plain word; --runs names the folder around it")
+    begun = pipeline.start(data, load_settings(recipe, overrides), runs / name, runs / "cache", recipe)
+    print(f"run folder: {begun.folder}", file=sys.stderr)
+    _resumable.append(begun.folder)
+    return begun
+
+
+def _open(folder: Path) -> Any:
+    from melanoma.runs import open_run
+
+    opened = open_run(folder)
+    _resumable.append(folder)
+    return opened
+
+
+def _print_result(opened: Any, as_json: bool) -> None:
+    from melanoma.evaluation.report import summary
+
+    figures = json_format.loads(opened.metrics.read_text())
+    if as_json:
+        print(json_format.dumps(figures, indent=2))
+        return
+    print(summary(figures))
+    print(f"report: {opened.report}")
+    if opened.submission.exists():
+        print(f"submission: {opened.submission}")
+    print(EPILOGUE)
+
+
+def main() -> None:
+    """Run the command line and exit with the code that tells how it went."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(_exit_code())
+
+
+def _exit_code() -> int:
+    try:
+        app()
+    except CycloptsError as error:
+        print(f"melanoma: {error} (melanoma --help lists what there is)", file=sys.stderr)
+        return UsageError.exit_code
+    except MelanomaError as error:
+        print(f"melanoma: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        go_on = f"; go on with: melanoma resume {_resumable[-1]}" if _resumable else ""
+        print(f"\nmelanoma: interrupted{go_on}", file=sys.stderr)
+        return INTERRUPTED
+    return 0

@@ -1,0 +1,55 @@
+"""Rows and cache to batches: which images each step of each epoch sees, from a seed alone, so that any step can be found again."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32Array = NDArray[np.float32]
+Batch = tuple[list[NDArray[np.uint8] | Float32Array], Float32Array]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Batches of one set of rows.
+
+    images: uint8 (rows of the cache, height, width, 3), memory-mapped.
+    rows: int64 (n,), where each image stands in `images`.
+    targets: float32 (n,), 0 or 1.
+    metadata: float32 (n, features), or None where the network sees images only.
+    weights: float64 (n,) chances of being drawn, summing to 1, or None: every row once an epoch.
+    """
+
+    images: NDArray[np.uint8]
+    rows: NDArray[np.int64]
+    targets: Float32Array
+    metadata: Float32Array | None
+    batch_size: int
+    seed: int
+    weights: NDArray[np.float64] | None = None
+
+    def __len__(self) -> int:
+        """Count the steps of an epoch; a last batch may be smaller."""
+        return -(-len(self.rows) // self.batch_size)
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """Return the order in which an epoch visits the rows: int64 (n,), the same for the same seed and epoch."""
+        random = np.random.default_rng((self.seed, epoch))
+        if self.weights is None:
+            return random.permutation(len(self.rows))
+        return random.choice(len(self.rows), len(self.rows), p=self.weights)
+
+    def batch(self, chosen: NDArray[np.int64]) -> Batch:
+        """Read the chosen rows: inputs (images uint8, metadata where used) and targets float32 (batch, 1)."""
+        place = self.rows[chosen]
+        by_place = np.argsort(place)  # the disk is read forwards
+        images = np.empty((len(chosen), *self.images.shape[1:]), np.uint8)
+        images[by_place] = self.images[place[by_place]]
+        inputs: list[NDArray[np.uint8] | Float32Array] = [images]
+        if self.metadata is not None:
+            inputs.append(self.metadata[chosen])
+        return inputs, self.targets[chosen, None]
+
+    def step(self, order: NDArray[np.int64], step: int) -> Batch:
+        """Read one step's batch of an epoch's order."""
+        return self.batch(order[step * self.batch_size : (step + 1) * self.batch_size])

@@ -1,0 +1,96 @@
+"""Datasets fetched by their owners' own tools: Kaggle's competition by kagglehub, the ISIC Archive by isic-cli.
+
+Both tools skip what is there already, so an interrupted download goes on when it is called again. It needs the
+network and, for Kaggle, an account that has accepted the competition's rules.
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from melanoma.errors import DataError, MelanomaError, MissingExtraError
+from melanoma.files import replacing
+
+COMPETITION = "siim-isic-melanoma-classification"
+COLLECTION_2020 = 70  # the ISIC Archive's number for the 2020 challenge's training images
+LICENCE = {
+    "kaggle": "SIIM-ISIC 2020 (Rotemberg et al. 2021, doi:10.1038/s41597-021-00815-z): CC BY-NC 4.0, not for commercial "
+    "use; Kaggle's competition rules apply too: https://www.kaggle.com/c/siim-isic-melanoma-classification/rules",
+    "isic": "ISIC Archive: each image carries its own licence (CC0, CC BY or CC BY-NC), listed in metadata.csv and "
+    "licenses/; name the attribution given there",
+}
+# what a network learns here is melanoma or not; in the archive's words these are melanoma
+MELANOMA = r"(?i)^melanoma\b"
+
+
+def download(source: Literal["kaggle", "isic"], folder: Path, collection: int = COLLECTION_2020, limit: int = 0) -> Path:
+    """Fetch a dataset into `folder` in a layout that `run` reads, after showing its licence; returns the folder.
+
+    collection, limit: for the ISIC Archive, which collection and how many images (0: all).
+    Raises MissingExtraError without the tool, MelanomaError where the tool failed; calling again goes on.
+    """
+    print(f"licence: {LICENCE[source]}", file=sys.stderr)
+    folder.mkdir(parents=True, exist_ok=True)
+    if source == "kaggle":
+        return _from_kaggle(folder)
+    return _from_isic(folder, collection, limit)
+
+
+def _from_kaggle(folder: Path) -> Path:
+    try:
+        import kagglehub
+    except ImportError as error:
+        raise MissingExtraError("kagglehub", "download") from error
+    try:
+        return Path(kagglehub.competition_download(COMPETITION, output_dir=str(folder)))
+    except Exception as error:  # network, login and rules each raise another library's error
+        raise MelanomaError(
+            f"Kaggle's download stopped ({type(error).__name__}: {error}); accept the competition's rules, log in with "
+            "kagglehub.login() or a kaggle.json, and run the same command again: it goes on"
+        ) from error
+
+
+def _from_isic(folder: Path, collection: int, limit: int) -> Path:
+    beside = Path(sys.executable).with_name("isic")
+    tool = str(beside) if beside.exists() else shutil.which("isic")
+    if tool is None:
+        raise MissingExtraError("isic-cli", "download")
+    images = folder / "jpeg" / "train"
+    command = [tool, "image", "download", "--collections", str(collection), "--limit", str(limit), str(images)]
+    if subprocess.run(command, check=False).returncode != 0:
+        raise MelanomaError("the ISIC Archive's tool stopped (its message is above); run the same command again: it goes on")
+    with replacing(folder / "train.csv") as aside:
+        table_from_archive(images / "metadata.csv").to_csv(aside, index=False)
+    return folder
+
+
+def table_from_archive(metadata: Path) -> pd.DataFrame:
+    """Turn the ISIC Archive's metadata.csv into a table with the competition's columns, rows without a diagnosis left out.
+
+    Raises DataError where the file lacks its columns.
+    """
+    rows = pd.read_csv(metadata, dtype=str)
+    diagnoses = sorted(name for name in rows if name.startswith("diagnosis"))
+    if "isic_id" not in rows or not diagnoses:
+        raise DataError(f"{metadata} is not the ISIC Archive's metadata: it lacks isic_id or diagnosis columns")
+    rows = rows[rows[diagnoses].notna().any(axis=1)]
+    melanoma = rows[diagnoses].apply(lambda column: column.str.contains(MELANOMA, na=False)).any(axis=1)
+    finest = rows[diagnoses].ffill(axis=1).iloc[:, -1]
+    blank = pd.Series(pd.NA, index=rows.index, dtype="string")
+    lesion = rows.get("lesion_id", blank).fillna(rows["isic_id"])
+    return pd.DataFrame(
+        {
+            "image_name": rows["isic_id"],
+            "patient_id": rows.get("patient_id", blank).fillna(lesion),
+            "lesion_id": rows.get("lesion_id", blank),
+            "sex": rows.get("sex", blank),
+            "age_approx": rows.get("age_approx", blank),
+            "anatom_site_general_challenge": rows.get("anatom_site_general", blank),
+            "diagnosis": finest,
+            "target": melanoma.astype(int),
+        }
+    )

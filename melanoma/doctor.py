@@ -1,0 +1,49 @@
+"""What is installed and what it can use: the facts that a bug report needs. It downloads and trains nothing."""
+
+import importlib.util
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from melanoma.errors import MelanomaError
+
+PACKAGES = ["melanoma", "numpy", "pandas", "pillow", "opencv-python-headless", "pydicom", "scikit-learn", "onnxruntime"]
+EXTRAS = {
+    "train": ["keras", "torch"],
+    "jax": ["keras", "jax"],
+    "tensorflow": ["keras", "tensorflow"],
+    "dicom": ["openjpeg", "rle", "jpeg_ls"],
+    "download": ["kagglehub", "isic_cli"],
+}
+
+
+def examine() -> dict[str, str]:
+    """Return facts by name, in the order to read them."""
+    facts = {"python": platform.python_version(), "system": platform.platform(), "cores": str(os.cpu_count())}
+    facts |= {package: _version(package) for package in PACKAGES}
+    for extra, modules in EXTRAS.items():
+        missing = [module for module in modules if importlib.util.find_spec(module) is None]
+        facts[f"extra {extra}"] = f"not installed (lacks {', '.join(missing)})" if missing else "installed"
+    return facts | _backend_facts()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _backend_facts() -> dict[str, str]:
+    try:
+        from melanoma.models.backend import BACKEND, has_bfloat16, has_gpu, keras
+    except MelanomaError as error:
+        return {"backend": str(error)}
+    weights = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
+    return {
+        "keras": f"{keras.__version__} on {BACKEND} {_version(BACKEND)}",
+        "gpu": "yes" if has_gpu() else "no",
+        "bfloat16": "yes" if has_bfloat16() else "no",
+        "ImageNet weights kept": ", ".join(sorted(path.name for path in weights.glob("*.h5"))) or "none",
+    }

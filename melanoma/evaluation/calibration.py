@@ -1,0 +1,138 @@
+"""How far probabilities can be taken at their word: Brier score, reliability, calibration slope and intercept.
+
+It changes no probability, draws nothing and knows no table or file.
+Everywhere here `target` is int or bool (rows,), 1 a melanoma; `probability` is float (rows,) in [0, 1].
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from melanoma.evaluation.metrics import Float64Array, checked
+
+NEAREST = 1e-7  # a float32 sigmoid reaches 0 and 1; their logits are infinite
+NORMAL_95 = 1.959964
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Bins of about equally many images, lowest probability first; each array is (bins,)."""
+
+    probability: Float64Array  # mean in the bin, in [0, 1]
+    melanomas: Float64Array  # share of melanomas in the bin, in [0, 1]
+    low: Float64Array  # 95 % Wilson interval of that share
+    high: Float64Array
+    images: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class LogisticCalibration:
+    """The target's logistic regression on the logit of the probability; right is slope 1, intercept 0, in_the_large 0.
+
+    `in_the_large` is the intercept where the slope is held at 1: below 0 the probabilities are too high on the whole.
+    """
+
+    slope: float
+    intercept: float
+    in_the_large: float
+
+
+def brier(target: ArrayLike, probability: ArrayLike) -> float | None:
+    """Return the mean squared distance of probability and target; None without rows.
+
+    Raises ValueError as `metrics.auc` does, and for a probability outside [0, 1].
+    Source: Brier 1950, doi:10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2.
+    """
+    truth, scores = _checked(target, probability)
+    return float(np.mean((scores - truth) ** 2)) if scores.size else None
+
+
+def reliability(target: ArrayLike, probability: ArrayLike, bins: int = 15) -> Reliability:
+    """Sort the images into at most `bins` bins of about equal numbers; images of equal probability share a bin.
+
+    Empty bins are left out, so the arrays may be shorter than `bins`. Raises ValueError as `brier` does.
+    """
+    truth, scores = _checked(target, probability)
+    ordered = np.sort(scores)
+    # The middle rank, 0 to 1: ties get one rank, so the bins do not depend on the order of the rows.
+    rank = (np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")) / 2
+    place = np.minimum((rank / max(scores.size, 1) * bins).astype(int), bins - 1)
+    images = np.bincount(place, minlength=bins)
+    full = images > 0
+    sums = [np.bincount(place, weights=values, minlength=bins)[full] for values in (scores, truth)]
+    low, high = _wilson(sums[1], images[full])
+    return Reliability(sums[0] / images[full], sums[1] / images[full], low, high, images[full])
+
+
+def expected_calibration_error(target: ArrayLike, probability: ArrayLike, bins: int = 15) -> float | None:
+    """Return the mean distance of probability and share of melanomas over equal-mass bins; None without rows.
+
+    Raises ValueError as `brier` does. Source: Nguyen and O'Connor 2015, arXiv:1508.05154.
+    """
+    found = reliability(target, probability, bins)
+    if not found.images.size:
+        return None
+    return float(np.average(np.abs(found.probability - found.melanomas), weights=found.images))
+
+
+def logistic_calibration(target: ArrayLike, probability: ArrayLike) -> LogisticCalibration | None:
+    """Fit target ~ intercept + slope x logit(probability); None where the fit has no finite answer.
+
+    That is where a class is absent, all probabilities are equal, or one threshold separates the classes.
+    Raises ValueError as `brier` does. Source: Van Calster 2019, doi:10.1186/s12916-019-1466-7.
+    """
+    truth, scores = _checked(target, probability)
+    clipped = np.clip(scores, NEAREST, 1 - NEAREST)
+    logit = np.log(clipped / (1 - clipped))
+    if not _classes_overlap(logit[truth], logit[~truth]):
+        return None
+    centre, spread = float(logit.mean()), float(logit.std())
+    design = np.stack([np.ones_like(logit), (logit - centre) / spread], axis=1)  # well conditioned for Newton
+    height, tilt = _logistic_fit(design, np.zeros_like(logit), truth)
+    in_the_large = _logistic_fit(design[:, :1], logit, truth)[0]
+    return LogisticCalibration(tilt / spread, height - tilt * centre / spread, in_the_large)
+
+
+def _checked(target: ArrayLike, probability: ArrayLike) -> tuple[NDArray[np.bool_], Float64Array]:
+    truth, scores = checked(target, probability)
+    if ((scores < 0) | (scores > 1)).any():
+        raise ValueError("a probability is outside 0 to 1")
+    return truth, scores
+
+
+def _classes_overlap(melanoma: Float64Array, benign: Float64Array) -> bool:
+    """Tell whether the likelihood has a finite maximum (Albert and Anderson 1984, doi:10.1093/biomet/71.1.1)."""
+    if not melanoma.size or not benign.size:
+        return False
+    return bool(melanoma.min() < benign.max() and benign.min() < melanoma.max())
+
+
+def _wilson(hits: Float64Array, images: NDArray[np.int64]) -> tuple[Float64Array, Float64Array]:
+    """Return a share's 95 % interval (Wilson 1927, doi:10.1080/01621459.1927.10502953)."""
+    z = NORMAL_95
+    middle = (hits + z**2 / 2) / (images + z**2)
+    reach = z * np.sqrt(hits * (images - hits) / images + z**2 / 4) / (images + z**2)
+    return np.maximum(middle - reach, 0.0), np.minimum(middle + reach, 1.0)
+
+
+def _logistic_fit(design: Float64Array, offset: Float64Array, truth: NDArray[np.bool_]) -> list[float]:
+    """Maximise the likelihood of sigmoid(offset + design @ weights) by Newton's steps, halved until they help."""
+    weights = np.zeros(design.shape[1])
+    loss = _log_loss(offset, truth)
+    for _ in range(100):
+        chance = 1 / (1 + np.exp(-(offset + design @ weights)))
+        slope = design.T @ (chance - truth)
+        curve = (design * (chance * (1 - chance))[:, None]).T @ design
+        step = np.linalg.lstsq(curve, slope, rcond=None)[0]
+        while (after := _log_loss(offset + design @ (weights - step), truth)) > loss and np.abs(step).max() > 1e-12:
+            step = step / 2
+        weights, loss = weights - step, after
+        if np.abs(step).max() < 1e-10:
+            break
+    return [float(weight) for weight in weights]
+
+
+def _log_loss(logit: Float64Array, truth: NDArray[np.bool_]) -> Any:
+    return np.logaddexp(0.0, np.where(truth, -logit, logit)).sum()

@@ -1,0 +1,347 @@
+"""The one decoder: the bytes of an image file become upright uint8 RGB, or are refused with one sentence.
+
+A file is what its first bytes say, whatever its name: JPEG, PNG, WEBP, TIFF, BMP or DICOM. One rule for every
+kind of pixel: transparency is laid over white; grey, palette, 1-bit and CMYK become RGB; 16-bit samples are
+scaled by their depth; the EXIF orientation is applied once (not inside DICOM, whose viewers ignore it).
+Colour profiles are not applied. It knows neither networks nor tables, and keeps no DICOM tag of a patient.
+"""
+
+import io
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFile
+from pydicom import Dataset, dcmread
+from pydicom.encaps import generate_frames
+from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, get_decoder, pixel_array
+
+from melanoma.errors import DataError, MelanomaError, MissingExtraError
+
+UInt8Array = npt.NDArray[np.uint8]
+
+MAX_PIXELS = 64_000_000  # width x height; the largest SIIM-ISIC image has 24 million
+MIN_SIDE_PX = 16
+_TOO_LARGE = f"over {MAX_PIXELS / 1e6:.0f} megapixels: make it smaller first"
+MAX_SCANS = 100  # a progressive JPEG has about 10; thousands of them cost seconds in a small file
+
+_MAGIC = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"BM": "BMP",
+    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TIFF"),
+}
+# Float and 32-bit samples have no depth to scale by, so their modes are missing here.
+_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L"}
+_ORIENTATION, _BITS_PER_SAMPLE = 0x0112, 0x0102  # EXIF and TIFF tags
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# All that is kept of a DICOM file: what describes pixels, nothing that describes a person.
+_COLOURS = ("Red", "Green", "Blue")
+_DICOM_TAGS: list[int | str | tuple[int, int]] = [
+    *(
+        "Rows",
+        "Columns",
+        "NumberOfFrames",
+        "SamplesPerPixel",
+        "PhotometricInterpretation",
+        "PlanarConfiguration",
+    ),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelData"),
+    *(
+        "RescaleSlope",
+        "RescaleIntercept",
+        "ModalityLUTSequence",
+        "WindowCenter",
+        "WindowWidth",
+        "VOILUTSequence",
+    ),
+    *(f"{colour}PaletteColorLookupTable{part}" for colour in _COLOURS for part in ("Descriptor", "Data")),
+    *(f"Segmented{colour}PaletteColorLookupTableData" for colour in _COLOURS),
+]
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_JPEG_SYNTAXES = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")  # Baseline, Extended
+_EXTRA_PACKAGES = {
+    **dict.fromkeys((f"1.2.840.10008.1.2.4.{end}" for end in (80, 81)), "pyjpegls"),
+    **dict.fromkeys((f"1.2.840.10008.1.2.4.{end}" for end in (90, 91, 201, 202, 203)), "pylibjpeg-openjpeg"),
+}
+
+_WARNINGS_LOCK = threading.Lock()  # catch_warnings swaps a list that all threads share
+
+
+def decode(source: bytes | Path, at_least_px: int | None = None, name: str = "") -> UInt8Array:
+    """Decode an image file to upright RGB.
+
+    source: the file's bytes, or its path; name: what messages call it (default: the path).
+    at_least_px: a JPEG may come out smaller, but its shorter side never below twice this many pixels, which
+    the resize that follows needs; None decodes in full.
+    Returns uint8 (height, width, 3), RGB in [0, 255].
+    Raises DataError for anything but one whole still image, MissingExtraError for a DICOM compression that
+    needs the `dicom` extra.
+    """
+    data, name, kind = _identified(source, name)
+    with _refusing(kind, name):
+        if kind == "DICOM":
+            return _decode_dicom(data, at_least_px, name)
+        image = _opened(data, kind, name)
+        image = _loaded(image, data, _wanted_size(at_least_px), name)
+        return _to_rgb(_upright(image))
+
+
+def original_size(source: bytes | Path, name: str = "") -> tuple[int, int]:
+    """Tell (width, height) of an image file in pixels, as stored, from its header alone.
+
+    Raises DataError as `decode` does, but sees no damage after the header.
+    """
+    data, name, kind = _identified(source, name)
+    with _refusing(kind, name):
+        if kind == "DICOM":
+            dataset = _dicom_header(data, name)
+            return int(dataset.Columns), int(dataset.Rows)
+        return _opened(data, kind, name).size
+
+
+def as_image(image: UInt8Array | str | Path, at_least_px: int | None = None) -> UInt8Array:
+    """Take an image as an array or as a file: an array passes through, a path is decoded.
+
+    image: uint8 (height, width, 3) RGB, or a path. Returns uint8 (height, width, 3).
+    Raises DataError for an array of another shape or type, and as `decode` does.
+    """
+    if isinstance(image, str | Path):
+        return decode(Path(image), at_least_px)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise DataError(
+            f"an image is uint8 (height, width, 3), not {image.dtype} {image.shape}: convert it first"
+        )
+    return image
+
+
+def _identified(source: bytes | Path, name: str) -> tuple[bytes, str, str]:
+    if isinstance(source, Path):
+        data, name = _read(source), name or str(source)
+    else:
+        data, name = source, name or "the image"
+    return data, name, _kind(data, name)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{path} cannot be read ({reason}): check the path") from error
+
+
+def _kind(data: bytes, name: str) -> str:
+    if not data:
+        raise DataError(f"{name} is empty: replace it with a fresh copy")
+    if data[128:132] == b"DICM":
+        return "DICOM"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    for magic, kind in _MAGIC.items():
+        if data.startswith(magic):
+            return kind
+    raise DataError(f"{name} is no JPEG, PNG, WEBP, TIFF, BMP or DICOM file: save it as one of these")
+
+
+@contextmanager
+def _refusing(kind: str, name: str) -> Iterator[None]:
+    # The libraries raise nearly every built-in exception on hostile bytes: here, and only here, a bad file.
+    try:
+        yield
+    except MelanomaError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{name} is {_TOO_LARGE}") from error
+    except Exception as error:
+        raise DataError(
+            f"{name} is a damaged, incomplete or unusual {kind} file: take a fresh copy or save it again"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    # What the libraries warn of (odd metadata, large sizes) is either harmless or refused by the checks here.
+    with _WARNINGS_LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise DataError(f"{name} has {width} x {height} pixels, {_TOO_LARGE}")
+    if min(width, height) < MIN_SIDE_PX:
+        raise DataError(f"{name} has {width} x {height} pixels: each side must have {MIN_SIDE_PX} or more")
+
+
+# Photographs: Pillow, told which format to expect
+
+
+def _opened(data: bytes, kind: str, name: str) -> ImageFile.ImageFile:
+    if kind == "JPEG" and data.count(b"\xff\xda") > MAX_SCANS:
+        raise DataError(f"{name} is a JPEG of over {MAX_SCANS} scans: save it again as a plain JPEG")
+    with _quiet():
+        image = Image.open(io.BytesIO(data), formats=[kind])
+        _check_size(*image.size, name)
+        if (
+            kind != "JPEG" and getattr(image, "n_frames", 1) > 1
+        ):  # a phone's JPEG may carry a small copy of itself
+            raise DataError(f"{name} is an animation or has several pages: save one still picture of it")
+        if image.mode not in _MODES:
+            raise DataError(f"{name} has float or 32-bit samples ({image.mode}): save it with 8 or 16 bits")
+        if kind == "PNG":
+            image.verify()  # checks every chunk's CRC, and leaves the image unusable
+            image = Image.open(io.BytesIO(data), formats=[kind])
+        if kind == "TIFF":
+            image.load()  # may warn of odd tags, and applies the orientation itself
+    return image
+
+
+def _wanted_size(at_least_px: int | None) -> tuple[int, int] | None:
+    return (2 * at_least_px, 2 * at_least_px) if at_least_px else None
+
+
+def _loaded(
+    image: ImageFile.ImageFile, data: bytes, size: tuple[int, int] | None, name: str, mode: str | None = None
+) -> ImageFile.ImageFile:
+    image.draft(mode, size)
+    image.load()
+    if image.format in ("JPEG", "MPO") and _may_be_grey_filled(image):
+        # Where the compressed data ends early, libjpeg fills up with mid-grey and Pillow is silent. Data put
+        # in before the end marker changes such a picture, and is skipped in a whole one.
+        end = data.rfind(b"\xff\xd9")
+        longer = Image.open(io.BytesIO(data[:end] + b"\x55" * 65_536 + data[end:]), formats=["JPEG"])
+        longer.draft(mode, size)
+        if longer.tobytes() != image.tobytes():
+            raise DataError(
+                f"{name} is a damaged JPEG, part of its data is missing: replace it with a fresh copy"
+            )
+    return image
+
+
+def _may_be_grey_filled(image: Image.Image) -> bool:
+    corner = np.asarray(image.crop((image.width - 1, image.height - 1, image.width, image.height)))
+    return bool((np.abs(corner.astype(int) - 128) <= 1).all())
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    with _quiet():
+        try:
+            turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+        except Exception:  # broken metadata says nothing about the pixels
+            turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_rgb(image: Image.Image) -> UInt8Array:
+    if image.mode.startswith("I;16"):
+        bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0]  # TIFF also has 12
+        return _grey_to_rgb(_to_uint8(np.asarray(image), 0, 2**bits - 1))
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return np.array(image.convert("RGB"))
+
+
+def _to_uint8(values: npt.NDArray[np.generic], low: float, high: float) -> UInt8Array:
+    scaled: npt.NDArray[np.float32] = (values.astype(np.float32) - low) * (255 / (high - low))
+    return scaled.round().clip(0, 255).astype(np.uint8)
+
+
+def _grey_to_rgb(grey: UInt8Array) -> UInt8Array:
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+# DICOM: the JPEG inside goes the way of every JPEG, the rest through pydicom
+
+
+def _decode_dicom(data: bytes, at_least_px: int | None, name: str) -> UInt8Array:
+    dataset = _dicom_header(data, name)
+    if dataset.file_meta.TransferSyntaxUID not in _JPEG_SYNTAXES or dataset.SamplesPerPixel != 3:
+        with _quiet():
+            return _dicom_to_rgb(dataset, name)
+    frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
+    # pydicom would choose the colour space by the header alone, and gets the ones with an Adobe marker wrong.
+    image = _opened(frame, "JPEG", name)
+    if image.size != (dataset.Columns, dataset.Rows):
+        raise DataError(f"{name} holds a JPEG of another size than its header says: export it again")
+    unchanged = dataset.PhotometricInterpretation == "RGB" and _colours_unmarked(image)
+    image = _loaded(image, frame, _wanted_size(at_least_px), name, "YCbCr" if unchanged else None)
+    return np.array(image) if unchanged else _to_rgb(image)
+
+
+def _dicom_header(data: bytes, name: str) -> Dataset:
+    if _DEFLATED in data:  # pydicom would inflate it all before anything can be checked
+        raise DataError(f"{name} is a deflated DICOM file: save it uncompressed or as JPEG")
+    with _quiet():
+        dataset = dcmread(io.BytesIO(data), specific_tags=_DICOM_TAGS)
+    if "PixelData" not in dataset:
+        raise DataError(f"{name} is a DICOM file without a picture: leave it out")
+    if int(dataset.get("NumberOfFrames") or 1) > 1:
+        raise DataError(f"{name} is a DICOM file of {dataset.NumberOfFrames} frames: export one of them")
+    _check_size(dataset.Columns, dataset.Rows, name)
+    return dataset
+
+
+def _colours_unmarked(image: Image.Image) -> bool:
+    # With neither marker libjpeg takes three components for YCbCr; coarser colour than light proves it right.
+    components = getattr(image, "layer", [])
+    ids = bytes(component[0] for component in components)
+    alike = all(component[1:3] == components[0][1:3] for component in components)
+    return alike and ids != b"RGB" and not {"jfif", "adobe"} & image.info.keys()
+
+
+def _dicom_to_rgb(dataset: Dataset, name: str) -> UInt8Array:
+    values = _dicom_values(dataset, name)
+    interpretation = dataset.PhotometricInterpretation
+    if interpretation == "PALETTE COLOR":
+        colours = np.asarray(apply_color_lut(values, dataset))
+        return _to_uint8(colours, 0, np.iinfo(colours.dtype).max)
+    if values.ndim == 3:
+        return _to_uint8(values, 0, 2**dataset.BitsStored - 1)
+    grey = _dicom_grey(values, dataset)
+    return _grey_to_rgb(255 - grey if interpretation == "MONOCHROME1" else grey)
+
+
+def _dicom_values(dataset: Dataset, name: str) -> npt.NDArray[np.generic]:
+    syntax = dataset.file_meta.TransferSyntaxUID
+    try:
+        available = get_decoder(syntax).is_available
+    except NotImplementedError:
+        available = False
+    if not available and syntax in _EXTRA_PACKAGES:
+        raise MissingExtraError(_EXTRA_PACKAGES[syntax], "dicom")
+    if not available:
+        raise DataError(
+            f"{name} is stored as {syntax.name}, which cannot be read: export it as JPEG or uncompressed"
+        )
+    return np.asarray(pixel_array(dataset))
+
+
+def _dicom_grey(values: npt.NDArray[np.generic], dataset: Dataset) -> UInt8Array:
+    # The linear window of DICOM PS3.3 C.11.2.1.2 where there is one, else a table, else the whole depth.
+    signed = dataset.PixelRepresentation * 2 ** (dataset.BitsStored - 1)
+    extremes = np.array([0, 2**dataset.BitsStored - 1]) - signed
+    values = apply_modality_lut(values, dataset)
+    if dataset.get("WindowCenter") is not None:
+        centre, width = (np.atleast_1d(dataset[tag].value)[0] for tag in ("WindowCenter", "WindowWidth"))
+        reach = max(float(width) - 1, 1e-6) / 2
+        return _to_uint8(values, float(centre) - 0.5 - reach, float(centre) - 0.5 + reach)
+    if dataset.get("VOILUTSequence"):
+        bits = dataset.VOILUTSequence[0].LUTDescriptor[2]
+        return _to_uint8(apply_voi_lut(values, dataset), 0, 2**bits - 1)
+    low, high = apply_modality_lut(extremes, dataset)
+    return _to_uint8(values, low, high)

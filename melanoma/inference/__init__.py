@@ -1,0 +1,1 @@
+"""A bundle to answers, with no deep-learning framework installed."""

@@ -1,0 +1,45 @@
+"""Images to probabilities by a bundle's networks."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from melanoma.inference.engine import Engine
+
+BATCH = 32
+
+
+def sigmoid(logit: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the probability that a logit stands for, float64 of the same shape in [0, 1]."""
+    return 1 / (1 + np.exp(-logit.astype(np.float64)))
+
+
+def score(
+    engine: Engine,
+    images: NDArray[np.uint8],
+    rows: NDArray[np.int64],
+    metadata: NDArray[np.float32] | None = None,
+    views: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> NDArray[np.float64]:
+    """Return the probability of melanoma by one network: float64 (n,) in [0, 1].
+
+    images: uint8 (any, size_px, size_px, 3) RGB; rows: int64 (n,), which of them; metadata: float32 (n, features).
+    views: 1, or 8 for the mean logit over the turns by 90 degrees and their mirror images.
+    """
+    logits = np.empty(len(rows), np.float32)
+    for start in range(0, len(rows), BATCH):
+        part = slice(start, start + BATCH)
+        pixels = np.ascontiguousarray(images[rows[part]])
+        table = None if metadata is None else metadata[part]
+        answers = [engine.answer(view, table).logit for view in dihedral(pixels, views)]
+        logits[part] = np.mean(answers, axis=0)
+        progress(min(start + BATCH, len(rows)), len(rows))
+    return sigmoid(logits)
+
+
+def dihedral(images: NDArray[np.uint8], views: int) -> list[NDArray[np.uint8]]:
+    """List the first `views` of the eight ways to lay square pictures (batch, side, side, 3) down."""
+    turned = [np.rot90(images, quarter, axes=(1, 2)) for quarter in range(4)]
+    return [np.ascontiguousarray(view) for view in [*turned, *(view[:, :, ::-1] for view in turned)][:views]]

@@ -1,0 +1,69 @@
+"""Chooses Keras' backend once, before Keras is first imported: every other module takes `keras` from here.
+
+`KERAS_BACKEND` where it is set, else PyTorch, JAX or TensorFlow, whichever is installed, in that order.
+"""
+
+import importlib.util
+import os
+import warnings
+from pathlib import Path
+
+from melanoma.errors import MissingExtraError, UsageError
+
+BACKENDS = ("torch", "jax", "tensorflow")
+
+
+def installed_backends() -> list[str]:
+    """Name the backends that could be imported, in the order of preference, without importing one."""
+    return [name for name in BACKENDS if importlib.util.find_spec(name)]
+
+
+def _choose() -> str:
+    wanted = os.environ.get("KERAS_BACKEND", "")
+    if wanted and wanted not in BACKENDS:
+        raise UsageError(f"KERAS_BACKEND is {wanted!r}; known: {', '.join(BACKENDS)}")
+    names = [name for name in installed_backends() if wanted in ("", name)]
+    if not names or not importlib.util.find_spec("keras"):
+        missing = wanted or "a deep-learning framework for Keras"
+        raise MissingExtraError(missing, wanted if wanted in ("jax", "tensorflow") else "train")
+    return names[0]
+
+
+BACKEND = _choose()
+os.environ["KERAS_BACKEND"] = BACKEND
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets at length otherwise
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # deprecations inside the frameworks are not the user's to mend
+    import keras
+
+__all__ = ["BACKEND", "BACKENDS", "has_bfloat16", "has_gpu", "installed_backends", "keras"]
+
+
+def has_gpu() -> bool:
+    """Tell whether the chosen backend sees a GPU."""
+    if BACKEND == "torch":
+        import torch
+
+        return bool(torch.cuda.is_available())
+    if BACKEND == "jax":
+        import jax
+
+        return any(device.platform == "gpu" for device in jax.devices())
+    import tensorflow
+
+    return bool(tensorflow.config.list_physical_devices("GPU"))
+
+
+def has_bfloat16() -> bool:
+    """Tell whether the device computes bfloat16 products in hardware: most GPUs since 2020, CPUs with AMX or AVX512-BF16."""
+    if not has_gpu():
+        try:
+            flags = Path("/proc/cpuinfo").read_text()
+        except OSError:
+            return False
+        return "amx_bf16" in flags or "avx512_bf16" in flags
+    if BACKEND == "torch":
+        import torch
+
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return True

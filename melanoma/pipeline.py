@@ -1,0 +1,241 @@
+"""The whole job on one screen: prepare, train, export, score, evaluate, submit. Each step takes files and leaves files."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from melanoma.config import Settings
+from melanoma.data.cache import Cache
+from melanoma.data.encode import Encoder, learn_encoder
+from melanoma.errors import MelanomaError, MissingExtraError
+from melanoma.evaluation.control import control_probabilities
+from melanoma.files import replacing, write_json
+from melanoma.inference.bundle import RESEARCH_ONLY, Bundle, read_bundle, write_bundle
+from melanoma.inference.engine import Engine
+from melanoma.inference.predict import score
+from melanoma.inference.submission import write_submission
+from melanoma.models.backbones import check_weights
+from melanoma.models.backend import BACKEND, installed_backends, keras
+from melanoma.models.losses import build_loss
+from melanoma.prepare import Prepared, prepare
+from melanoma.runs import Run, create_run
+from melanoma.training.export import export_network, load_network
+from melanoma.training.progress import console, counting
+from melanoma.training.train import precision, train_fold
+
+COMPARED_IMAGES = 8  # that an exported network is proven equal on
+PREDICTION_COLUMNS = ["image_name", "patient_id", "fold", "target", "probability", "answer"]
+
+
+def start(data: Path, settings: Settings, folder: Path, cache_root: Path, recipe: str) -> Run:
+    """Create a run folder for a dataset; fails before anything is written where a setting names what is not there."""
+    check_weights(settings.model)
+    build_loss(settings.loss)
+    if not data.is_dir():
+        raise MelanomaError(f"the dataset folder {data} is not there")
+    run = create_run(folder, settings)
+    write_json(run.environment, environment(settings) | {"recipe": recipe})
+    write_json(run.data, {"folder": str(data.resolve()), "cache": str(cache_root.resolve())})
+    return run
+
+
+def finish(run: Run) -> None:
+    """Take a run from wherever it stands to its report and submission file; raises what the steps raise."""
+    with run.held():
+        settings = run.settings()
+
+        # ---- prepare: table, pixels, duplicates, folds -----------------------------------------------------------
+        prepared = reopen(run, settings)
+
+        # ---- train: a network for each fold ----------------------------------------------------------------------
+        train(run, settings, prepared)
+
+        # ---- export: the networks as one bundle that needs no framework ------------------------------------------
+        export(run, settings, prepared)
+
+        # ---- score: every held-out and every test image, by the bundle -------------------------------------------
+        score_run(run, settings, prepared)
+
+        # ---- evaluate: the figures and the page ------------------------------------------------------------------
+        evaluate(run, settings, prepared)
+
+        # ---- submit: the competition's file ----------------------------------------------------------------------
+        submit(run, prepared)
+
+
+def reopen(run: Run, settings: Settings) -> Prepared:
+    """Prepare a run's data, or find it prepared; raises MelanomaError where the tables changed since the run began."""
+    known = json.loads(run.data.read_text())
+    prepared = prepare(Path(known["folder"]), settings, Path(known["cache"]), run.folds, counting)
+    changed = [name for name, digest in known.get("hashes", {}).items() if prepared.hashes.get(name) != digest]
+    if changed:
+        raise MelanomaError(f"{', '.join(changed)} changed since the run {run.folder} began; start a new run")
+    for remark in prepared.remarks if "hashes" not in known else []:
+        note(remark)
+    write_json(run.data, known | {"hashes": prepared.hashes, "remarks": prepared.remarks})
+    return prepared
+
+
+def train(run: Run, settings: Settings, prepared: Prepared) -> None:
+    """Train each fold's network; a finished fold is left as it is, an interrupted one goes on."""
+    for fold in range(folds_of(prepared)):
+        train_fold(run, fold, settings, prepared.training(fold, settings), prepared.held_out(fold), prepared.cache)
+
+
+def export(run: Run, settings: Settings, prepared: Prepared) -> Bundle:
+    """Write each fold's network into the run's bundle, proven equal on held-out images; an existing bundle is kept."""
+    if (run.bundle / "SHA256SUMS").is_file():
+        return read_bundle(run.bundle)
+    if BACKEND != "torch":
+        return _export_by_torch(run)
+    networks, paths = [], []
+    for fold in range(folds_of(prepared)):
+        encoder = _encoder(run, fold)
+        held_out = prepared.held_out(fold).head(COMPARED_IMAGES)
+        rows = prepared.cache.rows_of(held_out["image_name"])
+        path = run.fold(fold) / f"fold-{fold}.onnx"
+        classifier = load_network(run.weights(fold), settings, len(encoder.feature_names))
+        metadata = encoder.features(held_out) if settings.model.metadata else None
+        equality = export_network(path, classifier, prepared.cache.images[rows], metadata)
+        paths.append(path)
+        networks.append({"file": path.name, "fold": fold, "encoder": encoder.to_json(), "largest_difference": equality})
+    description = {
+        "name": run.name,
+        "networks": networks,
+        "images": settings.images.model_dump(mode="json"),
+        "metadata": settings.model.metadata,
+        "threshold": settings.evaluate.threshold,
+        "hashes": prepared.hashes,
+        "use": RESEARCH_ONLY,
+    }
+    bundle = write_bundle(run.bundle, paths, description, _card(run, settings, prepared))
+    for path in paths:
+        path.unlink()
+    console.print(f"exported {len(paths)} network{'s' if len(paths) > 1 else ''} to {run.bundle}", markup=False)
+    return bundle
+
+
+def score_run(run: Run, settings: Settings, prepared: Prepared) -> None:
+    """Write the out-of-fold and the test probabilities, computed by the bundle."""
+    bundle = read_bundle(run.bundle)
+    held_out, test = [], []
+    for fold, path in enumerate(bundle.networks):
+        engine, encoder = Engine(path), _encoder(run, fold)
+        # rows that balance left out are scored too where their patient is held out
+        rows = prepared.table[prepared.fold == fold] if _balanced_first(settings) else prepared.held_out(fold)
+        probabilities = _score(engine, encoder, settings, rows, prepared.cache, f"scoring fold {fold}")
+        held_out.append(
+            rows[["image_name", "patient_id", "target"]].assign(fold=fold, probability=probabilities)
+        )
+        if prepared.test is not None and prepared.test_cache is not None:
+            for remark in encoder.unseen(prepared.test):
+                note(remark)
+            test.append(_score(engine, encoder, settings, prepared.test, prepared.test_cache, f"scoring test {fold}"))
+    everything = _answered(pd.concat(held_out).sort_index(), settings)
+    validated = everything[prepared.kept[everything.index]]
+    write_table(run.predictions, validated[PREDICTION_COLUMNS])
+    if _balanced_first(settings):
+        write_table(run.held_out_predictions, everything[PREDICTION_COLUMNS])
+    if prepared.test is not None:
+        ids = prepared.test[["image_name", "patient_id"]]
+        write_table(run.test_predictions, _answered(ids.assign(probability=np.mean(test, axis=0)), settings))
+
+
+def submit(run: Run, prepared: Prepared) -> None:
+    """Write the competition's file from the test probabilities; a dataset without a test table has none."""
+    if prepared.test is None:
+        note("the dataset has no test.csv, so there is no submission.csv")
+        return
+    predictions = pd.read_csv(run.test_predictions, dtype={"image_name": str})
+    expected = list(prepared.test["image_name"])
+    write_submission(run.submission, expected, list(predictions["image_name"]), list(predictions["probability"]))
+
+
+def environment(settings: Settings) -> dict[str, Any]:
+    """Describe what a run is made with: versions, machine, backend, precision, command."""
+    versions = {}
+    for package in ("melanoma", "keras", BACKEND, "numpy", "pandas", "pillow", "opencv-python-headless", "onnxruntime"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed as a package"
+    return {
+        "command": " ".join(["melanoma", *sys.argv[1:]]),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cores": os.cpu_count(),
+        "backend": BACKEND,
+        "precision": precision(settings.train),
+        "versions": versions,
+    }
+
+
+def note(remark: str) -> None:
+    """Say something that the user should know, on stderr."""
+    console.print(f"note: {remark}", markup=False, soft_wrap=True)
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a CSV whole or not at all; floats keep what tells them apart."""
+    with replacing(path) as aside:
+        table.to_csv(aside, index=False, float_format="%.9g")
+
+
+def folds_of(prepared: Prepared) -> int:
+    """Count the folds that are held out in turn."""
+    return int(prepared.fold.max()) + 1
+
+
+def _balanced_first(settings: Settings) -> bool:
+    return settings.balance.method == "rows_before_folds"
+
+
+def _encoder(run: Run, fold: int) -> Encoder:
+    return Encoder.from_json(json.loads(run.encoder(fold).read_text()))
+
+
+def _score(
+    engine: Engine, encoder: Encoder, settings: Settings, rows: pd.DataFrame, cache: Cache, what: str
+) -> NDArray[np.float64]:
+    metadata = encoder.features(rows) if settings.model.metadata else None
+    with counting(what, "images") as show:
+        return score(engine, cache.images, cache.rows_of(rows["image_name"]), metadata, settings.evaluate.views, show)
+
+
+def _answered(rows: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+    """Add the answer as 0 or 1 beside the probability."""
+    return rows.assign(answer=(rows["probability"] >= settings.evaluate.threshold).astype(int))
+
+
+def _export_by_torch(run: Run) -> Bundle:
+    """Let PyTorch write the networks that another backend trained: the weights are the same."""
+    if "torch" not in installed_backends():
+        raise MissingExtraError("PyTorch, which writes the ONNX files,", "train")
+    subprocess.run(
+        [sys.executable, "-m", "melanoma", "export", str(run.folder)],
+        env=os.environ | {"KERAS_BACKEND": "torch"},
+        check=True,
+    )
+    return read_bundle(run.bundle)
+
+
+def _card(run: Run, settings: Settings, prepared: Prepared) -> str:
+    """Say in a page what the bundle is."""
+    used = prepared.table[prepared.kept]
+    return (
+        f"# {run.name}\n\n{RESEARCH_ONLY}\n\n"
+        f"Tells melanoma from every other skin lesion on a dermoscopic photograph: {settings.model.backbone} at "
+        f"{settings.images.size_px} px, {folds_of(prepared)} network(s), trained on {len(used):,} images of "
+        f"{used['patient_id'].nunique():,} patients with {int(used['target'].sum()):,} melanomas.\n\n"
+        "The weights carry the licence of the images that they were trained on.\n"
+        "Figures: `metrics.json` and `report.html` of the run. Settings: its `config.toml`.\n"
+    )

@@ -1,0 +1,139 @@
+"""The run folder: its names, creating and opening it. Nothing else knows a path inside a run."""
+
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from melanoma.config import Settings, settings_from, to_toml
+from melanoma.errors import MelanomaError, UsageError
+from melanoma.files import locked, write_text
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: a folder, and the names of what lies in it."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.folder.name
+
+    @property
+    def config(self) -> Path:
+        """Every setting, resolved, as TOML."""
+        return self.folder / "config.toml"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, machine and backend, as JSON."""
+        return self.folder / "environment.json"
+
+    @property
+    def data(self) -> Path:
+        """Where the data is, its hashes, and what was remarked about it, as JSON."""
+        return self.folder / "data.json"
+
+    @property
+    def folds(self) -> Path:
+        """The split, as CSV."""
+        return self.folder / "folds.csv"
+
+    @property
+    def bundle(self) -> Path:
+        """The exported networks: what answers."""
+        return self.folder / "model"
+
+    @property
+    def predictions(self) -> Path:
+        """Out-of-fold probabilities, as CSV."""
+        return self.folder / "predictions.csv"
+
+    @property
+    def held_out_predictions(self) -> Path:
+        """Probabilities of every image of the held-out patients, where balance left some out, as CSV."""
+        return self.folder / "held_out_predictions.csv"
+
+    @property
+    def test_predictions(self) -> Path:
+        """Probabilities of the test images, as CSV."""
+        return self.folder / "test_predictions.csv"
+
+    @property
+    def metrics(self) -> Path:
+        """Every figure, as JSON."""
+        return self.folder / "metrics.json"
+
+    @property
+    def report(self) -> Path:
+        """The page for a reader."""
+        return self.folder / "report.html"
+
+    @property
+    def figures(self) -> Path:
+        """The folder of the report's figures."""
+        return self.folder / "figures"
+
+    @property
+    def submission(self) -> Path:
+        """The competition's file."""
+        return self.folder / "submission.csv"
+
+    def fold(self, number: int) -> Path:
+        """The folder of one fold's training."""
+        return self.folder / f"fold-{number}"
+
+    def state(self, fold: int) -> Path:
+        """Everything that a resume of one fold needs."""
+        return self.fold(fold) / "state"
+
+    def weights(self, fold: int) -> Path:
+        """One fold's weights at its best epoch."""
+        return self.fold(fold) / "best.weights.h5"
+
+    def history(self, fold: int) -> Path:
+        """One fold's curves, as CSV."""
+        return self.fold(fold) / "history.csv"
+
+    def encoder(self, fold: int) -> Path:
+        """What was learned of one fold's training table, as JSON."""
+        return self.fold(fold) / "encoder.json"
+
+    def settings(self) -> Settings:
+        """Read the resolved configuration back; raises MelanomaError where it is damaged."""
+        try:
+            return settings_from(tomllib.loads(self.config.read_text(encoding="utf-8")))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, UsageError) as error:
+            raise MelanomaError(f"{self.config} cannot be read: {error}") from error
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the run for this process alone; raises MelanomaError telling who holds it."""
+        with locked(self.folder / ".lock", wait=False, what=f"the run {self.folder}"):
+            yield
+
+
+def default_name(recipe: str) -> str:
+    """Name a run after its recipe and the time, in UTC."""
+    return f"{Path(recipe).stem}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+
+
+def create_run(folder: Path, settings: Settings) -> Run:
+    """Make a new run folder with its configuration in it; raises MelanomaError where one is there already."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise MelanomaError(f"{folder} is there already; give another --name, or go on with: melanoma resume {folder}")
+    run = Run(folder)
+    write_text(run.config, to_toml(settings))
+    return run
+
+
+def open_run(folder: Path) -> Run:
+    """Open a run folder; raises MelanomaError where it is none."""
+    run = Run(folder)
+    if not run.config.is_file():
+        raise MelanomaError(f"{folder} is not a run: it has no config.toml")
+    return run

@@ -1,0 +1,1 @@
+"""Rows and cache to a trained network to a bundle."""

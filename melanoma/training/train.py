@@ -1,0 +1,187 @@
+"""The straight line from rows and cache to one fold's trained network; every step can be interrupted and resumed."""
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from melanoma.config import Settings, TrainSettings
+from melanoma.data.balance import site_weights
+from melanoma.data.batches import Batch, Batches
+from melanoma.data.cache import Cache
+from melanoma.data.encode import learn_encoder
+from melanoma.errors import DataError, MelanomaError, listed
+from melanoma.evaluation.metrics import auc
+from melanoma.files import replacing, write_json, write_text
+from melanoma.models.backend import has_bfloat16, keras
+from melanoma.models.classifier import build_classifier
+from melanoma.models.losses import build_loss
+from melanoma.runs import Run
+from melanoma.training.augment import augmentation
+from melanoma.training.progress import Interrupted, TrainingProgress, stop_requests
+from melanoma.training.state import Position, load_state, read_position, save_state
+
+
+def train_fold(
+    run: Run, fold: int, settings: Settings, training: pd.DataFrame, validation: pd.DataFrame, cache: Cache
+) -> None:
+    """Train one fold's network and leave its weights, history, encoder and state in the run.
+
+    training, validation: tables as `melanoma.data.records` makes them, a row an image of the cache.
+    Goes on where an earlier attempt stopped. Raises Interrupted after saving where the user asked for a stop,
+    DataError where a class is absent in training, MelanomaError where the loss is no longer a number.
+    """
+    if read_position(run.state(fold)).finished:
+        return
+    if training["target"].nunique() < 2:
+        raise DataError(f"fold {fold} has only one class among its {len(training):,} training rows: nothing to learn")
+
+    # ---- what the training rows say of the table ---------------------------------------------------------------
+    encoder = learn_encoder(training)
+    write_json(run.encoder(fold), encoder.to_json())
+    weights = site_weights(training)[0] if settings.balance.method == "weights" else None
+
+    # ---- batches -----------------------------------------------------------------------------------------------
+    def batches(rows: pd.DataFrame, weights: NDArray[np.float64] | None) -> Batches:
+        return Batches(
+            images=cache.images,
+            rows=cache.rows_of(rows["image_name"]),
+            targets=rows["target"].to_numpy(np.float32),
+            metadata=encoder.features(rows) if settings.model.metadata else None,
+            batch_size=settings.train.batch_size,
+            seed=settings.seed + fold,
+            weights=weights,
+        )
+
+    train, held_out = batches(training, weights), batches(validation, None)
+
+    # ---- network, loss, optimizer ------------------------------------------------------------------------------
+    keras.utils.set_random_seed(settings.seed + fold)
+    keras.config.set_dtype_policy(precision(settings.train))
+    prior = 0.5 if weights is not None else float(training["target"].mean())
+    classifier = build_classifier(settings.model, settings.images, len(encoder.feature_names), prior)
+    model = _with_augmentation(classifier, settings, settings.seed + fold)
+    optimizer = build_optimizer(settings.train, len(train))
+    model.compile(optimizer, build_loss(settings.loss), metrics=[keras.metrics.BinaryAccuracy(name="accuracy")])
+    optimizer.build(model.trainable_variables)
+    model.test_on_batch(*_fed(train.batch(np.arange(min(2, len(train.rows))))))  # fails early, and makes every variable
+
+    # ---- epochs ------------------------------------------------------------------------------------------------
+    position = load_state(run.state(fold), model)
+    epochs, steps = settings.train.epochs, len(train)
+    progress = TrainingProgress(f"fold {fold}", epochs, steps, position.epoch * steps + position.step)
+    with stop_requests() as stop_requested, progress as show:
+        while not position.finished:
+            order, started, first_step = train.order(position.epoch), time.monotonic(), position.step
+            if first_step == 0:
+                model.reset_metrics()
+            while position.step < steps:
+                logs = model.train_on_batch(*_fed(train.step(order, position.step)), return_dict=True)
+                if not math.isfinite(logs["loss"]):
+                    names = training["image_name"].iloc[order[position.step * train.batch_size :][: train.batch_size]]
+                    raise MelanomaError(_not_a_number(fold, position, list(names)))
+                show.step(position.epoch, position.step, logs["loss"])
+                position.step += 1
+                if stop_requested():
+                    save_state(run.state(fold), model, position)
+                    raise Interrupted
+            seconds = time.monotonic() - started
+            row = {
+                "epoch": position.epoch + 1,
+                "loss": float(logs["loss"]),
+                "accuracy": float(logs["accuracy"]),
+                **validate(classifier, held_out, model.loss),
+                "learning_rate": float(keras.ops.convert_to_numpy(optimizer.learning_rate)),
+                "images_per_second": (steps - first_step) * train.batch_size / seconds,
+            }
+            best = _better(row[settings.train.monitor], position.best, settings.train.monitor)
+            position.history.append(row)
+            position.epoch, position.step = position.epoch + 1, 0
+            if best or not run.weights(fold).exists():
+                position.best, position.best_epoch = row[settings.train.monitor], position.epoch
+                with replacing(run.weights(fold)) as aside:
+                    classifier.save_weights(aside)
+            waited = position.epoch - position.best_epoch
+            position.finished = position.epoch >= epochs or waited >= settings.train.patience
+            write_text(run.history(fold), pd.DataFrame(position.history).to_csv(index=False))
+            save_state(run.state(fold), model, position)
+            show.epoch(row, best)
+
+
+def precision(settings: TrainSettings) -> str:
+    """Resolve `auto` to the Keras dtype policy that the device computes fastest."""
+    if settings.precision == "auto":
+        return "mixed_bfloat16" if has_bfloat16() else "float32"
+    return settings.precision
+
+
+def build_optimizer(settings: TrainSettings, steps: int) -> Any:
+    """Return Adam with the learning-rate schedule of the settings, for epochs of `steps` steps.
+
+    inverse_time is Keras' old `Adam(decay=rate / epochs)`: rate / (1 + decay * step). cosine rises over the warm-up,
+    then falls to 0 as half a cosine (Loshchilov & Hutter 2017, arXiv:1608.03983).
+    """
+    schedules = keras.optimizers.schedules
+    rate: Any = settings.learning_rate
+    if settings.schedule == "inverse_time":
+        rate = schedules.InverseTimeDecay(settings.learning_rate, 1, settings.learning_rate / settings.epochs)
+    if settings.schedule == "cosine":
+        warmup = min(round(settings.warmup_epochs * steps), settings.epochs * steps - 1)
+        rate = schedules.CosineDecay(
+            0.0 if warmup else settings.learning_rate,
+            settings.epochs * steps - warmup,
+            warmup_target=settings.learning_rate if warmup else None,
+            warmup_steps=warmup,
+        )
+    return keras.optimizers.Adam(rate, weight_decay=settings.weight_decay or None)
+
+
+def validate(classifier: Any, held_out: Batches, loss: Any) -> dict[str, float | None]:
+    """Return loss, accuracy at 0.5 and AUC (None where a class is absent) on the held-out rows."""
+    everything = np.arange(len(held_out.rows))
+    probabilities = np.concatenate(
+        [
+            keras.ops.convert_to_numpy(classifier.predict_on_batch(_fed(held_out.step(everything, step))[0]))
+            for step in range(len(held_out))
+        ]
+    )
+    targets = held_out.targets[:, None]
+    return {
+        "val_loss": float(keras.ops.convert_to_numpy(loss(targets, probabilities))),
+        "val_accuracy": float(np.mean((probabilities > 0.5) == (targets > 0.5))),
+        "val_auc": auc(held_out.targets, probabilities[:, 0]),
+    }
+
+
+def _with_augmentation(classifier: Any, settings: Settings, seed: int) -> Any:
+    image = keras.Input((settings.images.size_px, settings.images.size_px, 3), name="image", dtype="uint8")
+    x = image
+    for layer in augmentation(settings.augment, seed):
+        x = layer(x)
+    if not settings.model.metadata:
+        return keras.Model(image, classifier(x))
+    metadata = keras.Input(classifier.inputs[1].shape[1:], name="metadata", dtype="float32")
+    return keras.Model([image, metadata], classifier([x, metadata]))
+
+
+def _fed(batch: Batch) -> tuple[Any, NDArray[np.float32]]:
+    """Bring a batch into the form that a Keras model takes: a lone input stands without a list."""
+    inputs, targets = batch
+    return (inputs if len(inputs) > 1 else inputs[0]), targets
+
+
+def _better(value: float | None, best: float | None, monitor: str) -> bool:
+    """Tell whether a value beats the best so far; a value that is undefined beats nothing."""
+    if value is None or best is None:
+        return value is not None
+    return value < best if monitor == "val_loss" else value > best
+
+
+def _not_a_number(fold: int, position: Position, names: list[str]) -> str:
+    return (
+        f"the loss of fold {fold} is no longer a number at epoch {position.epoch + 1}, step {position.step + 1} "
+        f"(images {listed(names)}); the weights of the best epoch are kept. Try a lower train.learning_rate"
+    )
