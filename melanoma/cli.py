@@ -1,4 +1,7 @@
-"""The command line: options, one call, print. Results go to stdout, remarks to stderr; heavy imports stand inside the commands."""
+"""The command line: options, one call, print. Results go to stdout, remarks to stderr.
+
+Heavy imports stand inside the commands, so that `--help` is quick.
+"""
 
 import json as json_format
 import signal
@@ -28,10 +31,12 @@ app = App(
 
 Data = Annotated[Path, Parameter(help="Folder with train.csv, perhaps test.csv, and the images.")]
 RunFolder = Annotated[Path, Parameter(help="A run's folder, as printed when it began.")]
-Recipe = Annotated[str | None, Parameter(help="A recipe's name, or a TOML file. Default: gpu where there is one, else cpu.")]
+Recipe = Annotated[
+    str | None, Parameter(help="A recipe's name, or a TOML file. Default: gpu where there is one, else cpu.")
+]
 Overrides = Annotated[
     list[str] | None,
-    Parameter(name="--set", negative=(), help="section.key=value over the recipe, repeatable; docs/settings.md lists all."),
+    Parameter(name="--set", negative=(), help="section.key=value over the recipe, repeatable; see docs/settings.md."),
 ]
 Name = Annotated[str | None, Parameter(help="The run's name. Default: recipe and UTC time.")]
 Runs = Annotated[Path, Parameter(help="Folder in which runs and the image cache are kept.")]
@@ -61,17 +66,19 @@ def run(
 def demo(*, overrides: Overrides = None, name: Name = None, runs: Runs = Path("runs"), json: Json = False) -> None:
     """Do the whole job on the embedded dataset of drawn lesions, in about two minutes on two cores."""
     from melanoma import pipeline
-    from melanoma.data.synthetic import ensure_dataset
+    from melanoma.data.synthetic import make_dataset
 
-    begun = _start(ensure_dataset(runs / "demo-data"), "demo", overrides, name, runs)
+    data = runs / "demo-data"
+    if not data.exists():
+        print(f"drawing the embedded dataset into {data}", file=sys.stderr)
+        make_dataset(data)
+    begun = _start(data, "demo", overrides, name, runs)
     pipeline.finish(begun)
     _print_result(begun, json)
 
 
 @app.command
-def prepare(
-    data: Data, /, *, recipe: Recipe = None, overrides: Overrides = None, runs: Runs = Path("runs")
-) -> None:
+def prepare(data: Data, /, *, recipe: Recipe = None, overrides: Overrides = None, runs: Runs = Path("runs")) -> None:
     """Decode and filter every image once, into the cache that runs with the same image settings reuse."""
     from melanoma.config import load_settings
     from melanoma.data.records import read_dataset, take
@@ -153,7 +160,9 @@ def submit(run: RunFolder, /) -> None:
 
 @app.command
 def download(
-    source: Annotated[Literal["kaggle", "isic"], Parameter(help="kaggle: the SIIM-ISIC 2020 competition. isic: the ISIC Archive.")],
+    source: Annotated[
+        Literal["kaggle", "isic"], Parameter(help="kaggle: the SIIM-ISIC 2020 competition. isic: the ISIC Archive.")
+    ],
     folder: Annotated[Path, Parameter(help="Where the dataset goes.")],
     /,
     *,
@@ -196,7 +205,7 @@ def _start(data: Path, recipe: str | None, overrides: list[str] | None, name: st
     recipe = recipe or _default_recipe()
     name = name or default_name(recipe)
     if Path(name).name != name or name == "cache":
-        raise UsageError(f"--name {name!r} cannot be a run's name: give one plain word; --runs names the folder around it")
+        raise UsageError(f"--name {name!r} cannot be a run's name: give one plain word; the folder around it is --runs")
     begun = pipeline.start(data, load_settings(recipe, overrides), runs / name, runs / "cache", recipe)
     print(f"run folder: {begun.folder}", file=sys.stderr)
     _resumable.append(begun.folder)

@@ -53,7 +53,7 @@ FilterName = Literal["shades_of_grey", "remove_hair", "no_noise", "eroded"]
 
 
 class ImageSettings(Section):
-    """How an image becomes what the network sees: resized first, then the filters in their order, once, into the cache."""
+    """How an image becomes what the network sees: resized, then filtered, once, into the cache."""
 
     size_px: int = Field(224, ge=32, le=2048, description="side of the square that the network sees, pixels")
     crop: Literal["centre", "squash"] = Field(

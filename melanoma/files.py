@@ -45,7 +45,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `path`; on success rename it into place (an old one makes room), else remove it."""
+    """Give a temporary folder beside `path`; on success rename it into place, else remove it."""
     aside: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The whole job on one screen: prepare, train, export, score, evaluate, submit. Each step takes files and leaves files."""
+"""The whole job: prepare, train, export, score, evaluate, submit. Each step takes files and leaves files."""
 
 import json
 import os
@@ -17,14 +17,17 @@ from melanoma.config import Settings
 from melanoma.data.cache import Cache
 from melanoma.data.encode import Encoder, learn_encoder
 from melanoma.errors import MelanomaError, MissingExtraError
+from melanoma.evaluation import report
 from melanoma.evaluation.control import control_probabilities
+from melanoma.evaluation.figures import mistakes_figure, save
+from melanoma.evaluation.metrics import auc
 from melanoma.files import replacing, write_json
 from melanoma.inference.bundle import RESEARCH_ONLY, Bundle, read_bundle, write_bundle
 from melanoma.inference.engine import Engine
 from melanoma.inference.predict import score
 from melanoma.inference.submission import write_submission
 from melanoma.models.backbones import check_weights
-from melanoma.models.backend import BACKEND, installed_backends, keras
+from melanoma.models.backend import BACKEND, installed_backends
 from melanoma.models.losses import build_loss
 from melanoma.prepare import Prepared, prepare
 from melanoma.runs import Run, create_run
@@ -88,7 +91,8 @@ def reopen(run: Run, settings: Settings) -> Prepared:
 def train(run: Run, settings: Settings, prepared: Prepared) -> None:
     """Train each fold's network; a finished fold is left as it is, an interrupted one goes on."""
     for fold in range(folds_of(prepared)):
-        train_fold(run, fold, settings, prepared.training(fold, settings), prepared.held_out(fold), prepared.cache)
+        training, validation = prepared.training(fold, settings), prepared.held_out(fold)
+        train_fold(run, fold, settings, training=training, validation=validation, cache=prepared.cache)
 
 
 def export(run: Run, settings: Settings, prepared: Prepared) -> Bundle:
@@ -132,14 +136,13 @@ def score_run(run: Run, settings: Settings, prepared: Prepared) -> None:
         engine, encoder = Engine(path), _encoder(run, fold)
         # rows that balance left out are scored too where their patient is held out
         rows = prepared.table[prepared.fold == fold] if _balanced_first(settings) else prepared.held_out(fold)
-        probabilities = _score(engine, encoder, settings, rows, prepared.cache, f"scoring fold {fold}")
-        held_out.append(
-            rows[["image_name", "patient_id", "target"]].assign(fold=fold, probability=probabilities)
-        )
+        probabilities = _score(engine, encoder, settings, rows, cache=prepared.cache, what=f"scoring fold {fold}")
+        held_out.append(rows[["image_name", "patient_id", "target"]].assign(fold=fold, probability=probabilities))
         if prepared.test is not None and prepared.test_cache is not None:
             for remark in encoder.unseen(prepared.test):
                 note(remark)
-            test.append(_score(engine, encoder, settings, prepared.test, prepared.test_cache, f"scoring test {fold}"))
+            what = f"scoring test by network {fold}"
+            test.append(_score(engine, encoder, settings, prepared.test, cache=prepared.test_cache, what=what))
     everything = _answered(pd.concat(held_out).sort_index(), settings)
     validated = everything[prepared.kept[everything.index]]
     write_table(run.predictions, validated[PREDICTION_COLUMNS])
@@ -148,6 +151,56 @@ def score_run(run: Run, settings: Settings, prepared: Prepared) -> None:
     if prepared.test is not None:
         ids = prepared.test[["image_name", "patient_id"]]
         write_table(run.test_predictions, _answered(ids.assign(probability=np.mean(test, axis=0)), settings))
+
+
+def evaluate(run: Run, settings: Settings, prepared: Prepared) -> None:
+    """Write metrics.json, the figures and the report from the run's predictions."""
+    # ---- the control: what the table alone predicts on the same folds --------------------------------------------
+    table = prepared.table.assign(fold=prepared.fold)
+    used = table[prepared.kept]
+    features = learn_encoder(used).features(used)
+    control = control_probabilities(features, used["target"].to_numpy(), used["fold"].to_numpy(), settings.seed)
+    known = pd.Series(control, index=used["image_name"])
+
+    # ---- the figures of metrics.json -----------------------------------------------------------------------------
+    predictions = pd.read_csv(run.predictions, dtype={"image_name": str, "patient_id": str})
+    predictions["control"] = known[predictions["image_name"]].to_numpy()
+    figures = report.evaluate(predictions, settings.evaluate, settings.seed)
+    extras = []
+    if run.held_out_predictions.exists():
+        everything = pd.read_csv(run.held_out_predictions, dtype={"image_name": str, "patient_id": str})
+        area = auc(everything["target"], everything["probability"])
+        figures["all_rows_of_held_out_patients"] = {"images": len(everything), "auc": area}
+        shown = "n/a (one class only)" if area is None else f"AUC {area:.3f}"
+        extras.append((f"All {len(everything):,} images of the held-out patients, without balance", shown))
+    write_json(run.metrics, figures)
+
+    # ---- the page ------------------------------------------------------------------------------------------------
+    histories = {fold: run.history(fold) for fold in range(folds_of(prepared)) if run.history(fold).exists()}
+    exhibits = report.exhibits(predictions, used, histories, settings)
+    for exhibit in exhibits:
+        save(exhibit.figure, run.figures / f"{exhibit.name}.png")
+    mistakes = report.worst_mistakes(predictions)
+    pictures = [prepared.cache.images[row] for row in prepared.cache.rows_of(mistakes["image_name"])]
+    save(mistakes_figure(pictures, mistakes), run.figures / "mistakes.png")
+    made_with = json.loads(run.environment.read_text())
+    report.write_report(
+        run.report,
+        report.Report(
+            name=run.name,
+            metrics=figures,
+            exhibits=exhibits,
+            mistakes=mistakes,
+            mistake_images=pictures,
+            settings=settings,
+            command=made_with["command"],
+            extras=extras,
+            remarks=prepared.remarks,
+            hashes=prepared.hashes,
+            environment={name: str(fact) for name, fact in made_with.items() if name not in ("command", "versions")}
+            | made_with["versions"],
+        ),
+    )
 
 
 def submit(run: Run, prepared: Prepared) -> None:
@@ -204,11 +257,12 @@ def _encoder(run: Run, fold: int) -> Encoder:
 
 
 def _score(
-    engine: Engine, encoder: Encoder, settings: Settings, rows: pd.DataFrame, cache: Cache, what: str
+    engine: Engine, encoder: Encoder, settings: Settings, rows: pd.DataFrame, *, cache: Cache, what: str
 ) -> NDArray[np.float64]:
     metadata = encoder.features(rows) if settings.model.metadata else None
     with counting(what, "images") as show:
-        return score(engine, cache.images, cache.rows_of(rows["image_name"]), metadata, settings.evaluate.views, show)
+        places = cache.rows_of(rows["image_name"])
+        return score(engine, cache.images, places, metadata, views=settings.evaluate.views, progress=show)
 
 
 def _answered(rows: pd.DataFrame, settings: Settings) -> pd.DataFrame:

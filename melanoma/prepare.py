@@ -56,11 +56,12 @@ class Prepared:
 
     def held_out(self, fold: int) -> pd.DataFrame:
         """The rows that a fold's network is validated on."""
-        return self.table[self.kept & (self.fold == fold)]
+        rows: pd.DataFrame = self.table.loc[self.kept & (self.fold == fold)]
+        return rows
 
     def training(self, fold: int, settings: Settings) -> pd.DataFrame:
         """The rows that a fold's network learns from, equalised where the settings say so."""
-        rows = self.table[self.kept & (self.fold != fold)]
+        rows: pd.DataFrame = self.table.loc[self.kept & (self.fold != fold)]
         if settings.balance.method == "rows":
             rows, _ = equalise_sites(rows, settings.seed)
         return rows
@@ -84,10 +85,10 @@ def prepare(
     cache, test_cache = prepare_images(dataset, table, settings.images, cache_root, counting)
 
     # ---- what must stay together, and what is there twice --------------------------------------------------------
-    hashes = pd.Series(cache.index["sha256"].to_numpy(), index=table.index)
+    hashes = pd.Series(cache.index["sha256"].to_numpy(), index=table["image_name"])
     here = set(table["image_name"])
     official = [pair for pair in dataset.duplicate_pairs if here.issuperset(pair)]
-    exact = [*official, *same_bytes(table, hashes)]
+    exact = [*official, *same_bytes(hashes)]
     near = near_duplicates(list(table["image_name"]), _thumbnails(cache, counting))
     group = groups_of(table, [*exact, *near])
     kept = np.ones(len(table), bool)
@@ -159,12 +160,12 @@ def _folds(
         fold = read_folds(given, table, group)
         if given != file:
             write_folds(file, table, group, fold)
-        return fold.to_numpy(np.int64)
+        return np.asarray(fold, np.int64)
     made = make_folds(table[kept], group[kept], settings.folds.count, settings.folds.validation_share, settings.seed)
-    by_group = pd.Series(made.to_numpy(np.int64), index=group[kept]).groupby(level=0).first()
+    by_group = pd.Series(np.asarray(made, np.int64), index=group[kept]).groupby(level=0).first()
     fold = pd.Series(group).map(by_group).fillna(-1).astype(np.int64)
     write_folds(file, table, group, fold)
-    return fold.to_numpy(np.int64)
+    return np.asarray(fold, np.int64)
 
 
 def _thumbnails(cache: Cache, counting: Counting) -> NDArray[np.uint8]:

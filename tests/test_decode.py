@@ -5,8 +5,10 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -15,10 +17,10 @@ from pydicom import Dataset, FileMetaDataset, dcmread, dcmwrite
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels import convert_color_space
 from pydicom.uid import (
+    MPEG2MPML,
     ExplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
-    MPEG2MPML,
     RLELossless,
     SecondaryCaptureImageStorage,
 )
@@ -60,7 +62,7 @@ def dicom(
     size: tuple[int, int] = (48, 64),
     **tags: object,
 ) -> bytes:
-    """A DICOM file of 8-bit RGB unless `tags` say otherwise, about a patient whose name must never be seen."""
+    """A DICOM file of 8-bit RGB unless `tags` say otherwise, of a patient whose name must never be seen."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = syntax
@@ -87,7 +89,7 @@ def difference(one: Pixels, other: Pixels) -> int:
 
 
 def refusal(content: bytes) -> str:
-    """The sentence with which `content` is refused, checked to be one line that names the file and no patient."""
+    """The sentence that refuses `content`, checked to be one line that names the file and no patient."""
     with pytest.raises(DataError) as caught:
         decode(content, name="lesion.jpg")
     sentence = str(caught.value)
@@ -133,16 +135,9 @@ def test_transparency_is_laid_over_white() -> None:
 
 
 def test_grey_with_transparency_and_palette_with_transparency_are_laid_over_white() -> None:
-    grey = np.full((32, 32, 2), 90, np.uint8)
-    grey[:16, :, 1], grey[16:, :, 1] = 0, 255
-    pixels = decode(
-        saved(
-            Image.fromarray(grey, "LA")
-            if False
-            else Image.merge("LA", [Image.fromarray(grey[:, :, 0]), Image.fromarray(grey[:, :, 1])]),
-            "PNG",
-        )
-    )
+    alpha = np.repeat(np.array([0, 255], np.uint8), 16)[:, None].repeat(32, axis=1)
+    grey = Image.merge("LA", [Image.new("L", (32, 32), 90), Image.fromarray(alpha)])
+    pixels = decode(saved(grey, "PNG"))
     assert (pixels[:16] == 255).all()
     assert (pixels[16:] == 90).all()
     palette = Image.new("P", (32, 32), 1)
@@ -157,9 +152,7 @@ def test_grey_one_bit_palette_and_cmyk_become_rgb() -> None:
     grey = scene()[:, :, 0]
     assert np.array_equal(decode(saved(Image.fromarray(grey), "PNG")), np.dstack([grey] * 3))
     stripes = np.tile(np.array([0, 255], np.uint8), (32, 16))
-    assert np.array_equal(
-        decode(saved(Image.fromarray(stripes).convert("1"), "PNG")), np.dstack([stripes] * 3)
-    )
+    assert np.array_equal(decode(saved(Image.fromarray(stripes).convert("1"), "PNG")), np.dstack([stripes] * 3))
     few = Image.fromarray(scene()).quantize(64)
     assert np.array_equal(decode(saved(few, "PNG")), np.asarray(few.convert("RGB")))
     cmyk = decode(saved(Image.fromarray(scene()).convert("CMYK"), "JPEG", quality=95))
@@ -186,16 +179,14 @@ def test_sixteen_bit_colour_png_is_scaled_by_its_depth() -> None:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_exif_orientation_gives_the_upright_pixels(orientation: int, kind: str) -> None:
-    lossless = (
-        {"quality": 100, "subsampling": 0} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
-    )
+    lossless = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
     back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # the Pillow turn that undoes each orientation
     upright = Image.fromarray(scene())
     stored = upright if orientation == 1 else upright.transpose(Image.Transpose(back[orientation]))
     exif = Image.Exif()
     exif[0x0112] = orientation
     pixels = decode(saved(stored, kind, exif=exif, **lossless))
-    assert difference(pixels, decode(saved(upright, kind, **lossless))) <= (2 if kind == "JPEG" else 0)
+    assert difference(pixels, decode(saved(upright, kind, **lossless))) <= (3 if kind == "JPEG" else 0)
 
 
 def test_broken_exif_is_ignored_and_no_warning_leaks_out() -> None:
@@ -204,6 +195,15 @@ def test_broken_exif_is_ignored_and_no_warning_leaks_out() -> None:
         warnings.simplefilter("always")
         assert decode(content).shape == (48, 64, 3)
     assert caught == []
+
+
+def test_threads_may_decode_at_once_and_leave_the_warning_filters_alone() -> None:
+    before = list(warnings.filters)
+    files = [saved(scene(), kind) for kind in ("JPEG", "PNG", "TIFF")] + [dicom(scene().tobytes())]
+    with ThreadPoolExecutor(4) as pool:
+        shapes = {pixels.shape for pixels in pool.map(decode, files * 20)}
+    assert shapes == {(48, 64, 3)}
+    assert list(warnings.filters) == before
 
 
 def test_a_flat_mid_grey_jpeg_is_not_taken_for_a_damaged_one() -> None:
@@ -225,15 +225,22 @@ def test_a_reduced_jpeg_keeps_twice_the_pixels_asked_for(size: tuple[int, int], 
     assert min(pixels.shape[:2]) < max(4 * at_least_px, min(size) + 1) or min(size) >= 32 * at_least_px
 
 
+def after_resize(pixels: Pixels) -> Pixels:
+    return np.asarray(cv2.resize(pixels, (200, 200), interpolation=cv2.INTER_AREA))
+
+
 def test_a_reduced_jpeg_looks_like_the_full_one_after_the_resize() -> None:
     content = saved(speckled(1600, 2000), "JPEG", quality=90)
-    full, reduced = decode(content), decode(content, 150)
-    assert reduced.shape == (400, 500, 3)
-    small = [
-        np.asarray(Image.fromarray(pixels).resize((150, 150), Image.Resampling.BOX))
-        for pixels in (full, reduced)
-    ]
-    assert np.abs(small[0].astype(int) - small[1]).mean() < 0.5
+    assert decode(content, 200).shape == (400, 500, 3)
+    full, reduced = after_resize(decode(content)), after_resize(decode(content, 200))
+    assert np.abs(full.astype(int) - reduced).mean() < 1
+
+
+@needs_shared
+def test_real_jpegs_reduced_look_like_the_full_ones_after_the_resize() -> None:
+    for path in sorted((SHARED / "isic_originals_cc0").glob("*.jpg"))[:6]:
+        full, reduced = after_resize(decode(path)), after_resize(decode(path, 200))
+        assert np.abs(full.astype(int) - reduced).mean() < 0.5
 
 
 def test_the_original_size_is_told_without_decoding() -> None:
@@ -282,32 +289,26 @@ def test_an_empty_a_missing_and_an_unreadable_path_are_refused(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP"])
-@pytest.mark.parametrize("kept", [0.5, 0.9, -20, -1])
-def test_a_file_cut_short_is_refused(kind: str, kept: float) -> None:
+def test_a_file_cut_short_is_refused(kind: str) -> None:
     content = saved(speckled(), kind)
-    end = int(len(content) * kept) if kept > 0 else int(kept)
-    if (
-        kind == "TIFF" and kept < 0
-    ):  # Pillow writes the directory first; libtiff would not miss what follows pixels
-        end = min(end, -20)
-    assert "damaged" in refusal(content[:end])
+    for end in (200, len(content) // 2, len(content) * 9 // 10, -20):
+        assert "damaged" in refusal(content[:end])
 
 
 @pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("lost", [1, 2, 3, 30, 300])
+def test_a_jpeg_without_its_last_bytes_is_refused(lost: int, progressive: bool) -> None:
+    assert "damaged" in refusal(saved(speckled(), "JPEG", progressive=progressive)[:-lost])
+
+
 @pytest.mark.parametrize("at_least_px", [None, 32])
-def test_a_jpeg_with_a_hole_is_refused_and_never_grey_filled(
-    progressive: bool, at_least_px: int | None
-) -> None:
-    content = saved(speckled(), "JPEG", progressive=progressive)
-    start, end = len(content) // 2, len(content) // 2 + 1000
-    if not progressive:  # there the holes below hit other scans than the one that sets the grey level
-        for hole in (b"", bytes(1000), b"\xff" * 1000):
-            with pytest.raises(DataError, match="damaged"):
-                decode(content[:start] + hole + content[end:], at_least_px)
-    with pytest.raises(DataError, match="damaged"):
-        decode(content[:start] + content[-2:], at_least_px) if not progressive else decode(
-            content[:-30], at_least_px
-        )
+@pytest.mark.parametrize("hole", [b"", bytes(1000), b"\xff" * 1000, bytes(range(256)) * 4])
+def test_a_jpeg_with_a_hole_is_refused_and_never_grey_filled(hole: bytes, at_least_px: int | None) -> None:
+    content = saved(speckled(), "JPEG")
+    middle = len(content) // 2
+    for rest in (content[middle + 1000 :], content[-2:]):
+        with pytest.raises(DataError, match="damaged"):
+            decode(content[:middle] + hole + rest, at_least_px)
 
 
 def test_one_changed_byte_in_a_png_is_refused() -> None:
@@ -378,8 +379,9 @@ def test_an_array_passes_through_and_a_path_is_decoded(tmp_path: Path) -> None:
 def test_every_real_dicom_gives_the_pixels_of_the_jpeg_inside() -> None:
     assert len(DICOMS) == 26
     for path in DICOMS:
-        frame = next(generate_frames(dcmread(path).PixelData, number_of_frames=1))
-        for at_least_px in (None, 200) if path.stat().st_size < 600_000 else (200,):
+        dataset = dcmread(path)
+        frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
+        for at_least_px in (200, None) if dataset.Rows * dataset.Columns < 6_000_000 else (200,):
             with Image.open(io.BytesIO(frame)) as image:
                 image.draft(None, (400, 400) if at_least_px else None)
                 assert difference(decode(path, at_least_px), np.asarray(image)) <= 1, path.name
@@ -464,20 +466,16 @@ def test_a_window_is_applied_after_the_rescaling() -> None:
         "RescaleSlope": 1,
         "RescaleIntercept": -1024,
     }
-    pixels = decode(
-        dicom(values.tobytes(), "MONOCHROME2", **tags, WindowCenter=[100, 5], WindowWidth=[401, 9])
-    )
+    pixels = decode(dicom(values.tobytes(), "MONOCHROME2", **tags, WindowCenter=[100, 5], WindowWidth=[401, 9]))
     expected = np.clip(((values - 1024.0) - 99.5) / 400 + 0.5, 0, 1) * 255  # DICOM PS3.3 C.11.2.1.2.1
     assert np.abs(pixels[:, :, 0] - expected).max() <= 1
 
 
 def test_a_voi_table_is_applied() -> None:
     grey, table = scene()[:, :, 0], Dataset()
-    table.LUTDescriptor, table.LUTData = [256, 0, 8], bytes(range(255, -1, -1))
+    table.LUTDescriptor, table.LUTData = [256, 0, 8], np.arange(255, -1, -1, dtype=np.uint16).tobytes()
     table["LUTData"].VR = "OW"
-    assert np.array_equal(
-        decode(dicom(grey.tobytes(), "MONOCHROME2", VOILUTSequence=[table]))[:, :, 0], 255 - grey
-    )
+    assert np.array_equal(decode(dicom(grey.tobytes(), "MONOCHROME2", VOILUTSequence=[table]))[:, :, 0], 255 - grey)
 
 
 def jpeg_dicom(frame: bytes, photometric: str, **tags: object) -> bytes:
@@ -574,14 +572,12 @@ def test_a_dicom_with_short_pixels_is_refused() -> None:
 def test_a_dicom_cut_inside_its_jpeg_is_refused() -> None:
     whole = jpeg_dicom(saved(speckled(48, 64), "JPEG"), "YBR_FULL_422")
     for end in (len(whole) // 2, len(whole) - 200):
-        assert "damaged" in refusal(whole[:end])
+        assert "cut short" in refusal(whole[:end])
 
 
 def test_a_dicom_that_claims_65535_rows_is_refused_before_it_is_decoded() -> None:
     assert "over 64 megapixels" in refusal(dicom(scene().tobytes(), size=(65_535, 65_535)))
-    assert "another size" in refusal(
-        jpeg_dicom(saved(scene(), "JPEG"), "YBR_FULL_422", Rows=4000, Columns=6000)
-    )
+    assert "another size" in refusal(jpeg_dicom(saved(scene(), "JPEG"), "YBR_FULL_422", Rows=4000, Columns=6000))
     assert "16 or more" in refusal(dicom(bytes(3), size=(1, 1)))
 
 
@@ -600,3 +596,10 @@ def test_a_bomb_of_nested_sequences_is_refused() -> None:
     whole = dicom(scene().tobytes())
     start = whole.index(struct.pack("<HH", 0x0010, 0x0010))
     assert "damaged" in refusal(whole[:start] + opening * 20_000 + whole[start:])
+
+
+def test_nothing_of_a_dicom_reaches_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    whole = jpeg_dicom(saved(scene(), "JPEG"), "YBR_FULL_422")
+    decode(whole)
+    refusal(whole[: len(whole) // 2])
+    assert caplog.text == ""

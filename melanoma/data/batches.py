@@ -1,5 +1,6 @@
-"""Rows and cache to batches: which images each step of each epoch sees, from a seed alone, so that any step can be found again."""
+"""Rows and cache to batches: what each step of each epoch sees follows from a seed, so any step can be found again."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +31,7 @@ class Batches:
 
     def __len__(self) -> int:
         """Count the steps of an epoch; a last batch may be smaller."""
-        return -(-len(self.rows) // self.batch_size)
+        return math.ceil(len(self.rows) / self.batch_size)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the order in which an epoch visits the rows: int64 (n,), the same for the same seed and epoch."""

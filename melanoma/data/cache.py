@@ -46,7 +46,7 @@ class Cache:
         rows = pd.Index(self.index["image_name"]).get_indexer(pd.Index(image_names))
         if (rows < 0).any():
             raise DataError(f"not in the cache: {listed(list(image_names[rows < 0]))}")
-        return rows.astype(np.int64)
+        return np.asarray(rows, np.int64)
 
 
 def cache_key(sources: Iterable[Source], settings: ImageSettings) -> str:

@@ -18,8 +18,8 @@ from melanoma.files import replacing
 COMPETITION = "siim-isic-melanoma-classification"
 COLLECTION_2020 = 70  # the ISIC Archive's number for the 2020 challenge's training images
 LICENCE = {
-    "kaggle": "SIIM-ISIC 2020 (Rotemberg et al. 2021, doi:10.1038/s41597-021-00815-z): CC BY-NC 4.0, not for commercial "
-    "use; Kaggle's competition rules apply too: https://www.kaggle.com/c/siim-isic-melanoma-classification/rules",
+    "kaggle": "SIIM-ISIC 2020 (Rotemberg et al. 2021, doi:10.1038/s41597-021-00815-z): CC BY-NC 4.0, not for "
+    "commercial use; Kaggle's competition rules apply too: https://www.kaggle.com/c/siim-isic-melanoma-classification/rules",
     "isic": "ISIC Archive: each image carries its own licence (CC0, CC BY or CC BY-NC), listed in metadata.csv and "
     "licenses/; name the attribution given there",
 }
@@ -27,7 +27,9 @@ LICENCE = {
 MELANOMA = r"(?i)^melanoma\b"
 
 
-def download(source: Literal["kaggle", "isic"], folder: Path, collection: int = COLLECTION_2020, limit: int = 0) -> Path:
+def download(
+    source: Literal["kaggle", "isic"], folder: Path, collection: int = COLLECTION_2020, limit: int = 0
+) -> Path:
     """Fetch a dataset into `folder` in a layout that `run` reads, after showing its licence; returns the folder.
 
     collection, limit: for the ISIC Archive, which collection and how many images (0: all).
@@ -62,19 +64,19 @@ def _from_isic(folder: Path, collection: int, limit: int) -> Path:
     images = folder / "jpeg" / "train"
     command = [tool, "image", "download", "--collections", str(collection), "--limit", str(limit), str(images)]
     if subprocess.run(command, check=False).returncode != 0:
-        raise MelanomaError("the ISIC Archive's tool stopped (its message is above); run the same command again: it goes on")
+        raise MelanomaError("the ISIC Archive's tool stopped, see its message; run the same command again: it goes on")
     with replacing(folder / "train.csv") as aside:
         table_from_archive(images / "metadata.csv").to_csv(aside, index=False)
     return folder
 
 
 def table_from_archive(metadata: Path) -> pd.DataFrame:
-    """Turn the ISIC Archive's metadata.csv into a table with the competition's columns, rows without a diagnosis left out.
+    """Turn the ISIC Archive's metadata.csv into the competition's columns, rows without a diagnosis left out.
 
     Raises DataError where the file lacks its columns.
     """
     rows = pd.read_csv(metadata, dtype=str)
-    diagnoses = sorted(name for name in rows if name.startswith("diagnosis"))
+    diagnoses = sorted(name for name in map(str, rows) if name.startswith("diagnosis"))
     if "isic_id" not in rows or not diagnoses:
         raise DataError(f"{metadata} is not the ISIC Archive's metadata: it lacks isic_id or diagnosis columns")
     rows = rows[rows[diagnoses].notna().any(axis=1)]

@@ -53,6 +53,8 @@ class Dataset:
     test: pd.DataFrame | None
     duplicate_pairs: list[tuple[str, str]]
     remarks: list[str]
+    train_file: Path
+    test_file: Path | None
 
 
 def read_table(path: Path, labelled: bool) -> tuple[pd.DataFrame, list[str]]:
@@ -69,9 +71,7 @@ def read_table(path: Path, labelled: bool) -> tuple[pd.DataFrame, list[str]]:
     cells = _cells(rows, len(header), places)
     faults = _wrong_width(header, rows)
     names, name_faults = _names(cells["image_name"])
-    patients, lesions, patient_remarks = _owners(
-        path, names, _filled(cells["patient_id"]), _filled(cells["lesion_id"])
-    )
+    patients, lesions, patient_remarks = _owners(path, names, _filled(cells["patient_id"]), _filled(cells["lesion_id"]))
     sexes, sex_faults = _sexes(_filled(cells["sex"]))
     ages, age_faults = _ages(_filled(cells["age_years"]))
     sites = _sites(_filled(cells["site"]))
@@ -79,9 +79,7 @@ def read_table(path: Path, labelled: bool) -> tuple[pd.DataFrame, list[str]]:
     columns |= {"sex": sexes, "age_years": ages, "site": sites}
     faults += name_faults + sex_faults + age_faults
     if labelled:
-        columns["target"], label_faults = _targets(
-            cells, "target" if "target" in places else "benign_malignant"
-        )
+        columns["target"], label_faults = _targets(cells, "target" if "target" in places else "benign_malignant")
         faults += label_faults
     if "diagnosis" in places:
         columns["diagnosis"] = _filled(cells["diagnosis"], EMPTY)  # "unknown" is a diagnosis there
@@ -114,11 +112,9 @@ def read_dataset(folder: Path) -> Dataset:
         remarks += test_remarks
         both = train.loc[train["image_name"].isin(test["image_name"]), "image_name"].tolist()
         if both:
-            raise DataError(
-                f"{train_path} and {test_path.name} share {listed(both)}; remove them from one of the two"
-            )
+            raise DataError(f"{train_path} and {test_path.name} share {listed(both)}; remove them from one of the two")
     pairs, pair_remarks = _read_duplicates(folder, set(train["image_name"]))
-    return Dataset(folder, train, test, pairs, remarks + pair_remarks)
+    return Dataset(folder, train, test, pairs, remarks + pair_remarks, train_path, test_path)
 
 
 def take(table: pd.DataFrame, limit: int, seed: int) -> pd.DataFrame:

@@ -1,17 +1,18 @@
-"""The embedded dataset: drawn pictures in the layout of SIIM-ISIC 2020, for demonstrations and tests without a download.
+"""The embedded dataset: drawn pictures in the layout of SIIM-ISIC 2020, for demonstrations and tests offline.
 
-Patients come first, then their records (rows), then a picture for each record; the same seed gives the same bytes,
+Patients come first, then their records (rows), then a picture for each record. The same seed gives the same bytes,
 on any number of cores, with the same versions of NumPy, OpenCV and Pillow.
-What is as in the real tables: several images of a patient, ages in steps of five, blanks, an official list of
-duplicates (the same picture saved twice), one picture filed under two patients, several cameras, of which one sees
-somewhat more melanomas (a mild shortcut). What is not: 18 % are melanomas instead of 1.8 %, so that a network learns
-something from few images.
-It is hard for stated reasons: `TRAITS` says how far the classes lie apart, and age, sex and site alone reach an AUC of
-0.60-0.70, colour histograms stay under 0.80. No figure measured on it says anything about skin.
+As in the real tables: several images of a patient, ages in steps of five, blanks, an official list of duplicates
+(a picture saved twice), one file under two names and two patients, several cameras, one of which sees somewhat
+more melanomas (a mild shortcut). Not as there: 18 % are melanomas, not 1.8 %, so that a network learns from few.
+How hard it is stands in `TRAITS` and the log odds below, and controls hold it there: age, sex and site alone reach
+an AUC of 0.60-0.70, a logistic regression on colour histograms stays under 0.80.
+It knows nothing of training; no figure measured on it says anything about skin.
 """
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -24,8 +25,8 @@ from melanoma.data.lesion import Camera, Traits, draw
 from melanoma.errors import DataError
 from melanoma.files import replacing_folder
 
-# Mean of each trait for benign lesions and for melanomas, 0 calm to 1 disordered. All scatter by SCATTER, so the
-# classes overlap in each; an observer who read all five without error would reach an AUC of about 0.94.
+# Mean of each trait for benign lesions and for melanomas, 0 calm to 1 disordered; all scatter by SCATTER, so that the
+# classes overlap in each.
 TRAITS = {
     "size": (0.40, 0.58),
     "asymmetry": (0.28, 0.54),
@@ -48,7 +49,7 @@ CAMERA_LOG_ODDS = (0.0, 0.35, 0.0)  # the shortcut: the second stands in a clini
 SITES = ("torso", "lower extremity", "upper extremity", "head/neck", "palms/soles", "oral/genital")
 SITE_SHARES = (0.50, 0.25, 0.15, 0.07, 0.02, 0.01)
 SITE_LOG_ODDS = (0.0, -0.1, 0.35, 0.8, 0.0, 0.3)
-AGE_LOG_ODDS_A_YEAR = 0.035
+AGE_LOG_ODDS_A_YEAR = 0.03
 MALE_LOG_ODDS = 0.3
 
 BENIGN = ("unknown", "nevus", "seborrheic keratosis", "lentigo NOS")
@@ -61,23 +62,22 @@ TEST_COLUMNS = ["image_name", "patient_id", "sex", "age_approx", "anatom_site_ge
 TRAIN_COLUMNS = [*TEST_COLUMNS, "diagnosis", "benign_malignant", "target"]
 WORKERS = os.cpu_count() or 1
 README = """\
-Synthetic dermoscopy-like pictures and tables in the layout of SIIM-ISIC 2020, drawn by a program (melanoma, {images:,}
-training and {test_images:,} test images, seed {seed}). No picture shows a person, no row is a patient.
+Synthetic: pictures and tables in the layout of SIIM-ISIC 2020, drawn by the Python package melanoma
+({images:,} training and {test_images:,} test images, seed {seed}). No picture shows a person, no row is a patient.
 For demonstrations and tests of software only. Public domain (CC0 1.0).
 """
 
 
 def make_dataset(folder: Path, images: int = 1600, test_images: int = 200, seed: int = 0) -> None:
-    """Write train.csv, test.csv, sample_submission.csv, ISIC_2020_Training_Duplicates.csv, README.txt and the pictures.
+    """Write the tables, a README.txt that says they are synthetic, and the pictures into a new folder.
 
-    The pictures are jpeg/train/NAME.jpg and jpeg/test/NAME.jpg, 240 to 320 px wide. The targets of the test rows are
-    written nowhere. The folder appears whole or not at all.
-    Raises DataError where `folder` is not empty or fewer than 20 training images or 1 test image are asked for.
+    Tables: train.csv, test.csv, sample_submission.csv and ISIC_2020_Training_Duplicates.csv. Pictures:
+    jpeg/train/NAME.jpg and jpeg/test/NAME.jpg, uint8 RGB, 240 to 320 px wide. `images` counts the duplicates too.
+    The targets of the test rows are written nowhere. The folder appears whole or not at all.
+    Raises DataError where `folder` is not empty, or fewer than 20 training images or 1 test image are asked for.
     """
     if images < 20 or test_images < 1:
-        raise DataError(
-            f"{images} training and {test_images} test images are too few; ask for at least 20 and 1"
-        )
+        raise DataError(f"{images} training and {test_images} test images are too few; ask for at least 20 and 1")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} is not an empty folder; name a new one")
     train, test = _tables(np.random.default_rng((seed, 0)), images, test_images)
@@ -94,16 +94,14 @@ def make_dataset(folder: Path, images: int = 1600, test_images: int = 200, seed:
 def _tables(rng: Generator, images: int, test_images: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the training and the test records: the official columns, and what the pictures are drawn from."""
     resaved = max(1, images // 100)
-    patients = pd.concat(
-        [_patients(rng, images - resaved - 1), _patients(rng, test_images)], keys=["train", "test"]
-    )
-    patient_ids = _names(rng, "IP_", len(patients) + 1)
-    patients["patient_id"] = patient_ids[:-1]
-    train = _with_copies(rng, _records(rng, patients.loc["train"]), resaved, patient_ids[-1])
-    test = _records(rng, patients.loc["test"])
+    patients, test_patients = _patients(rng, images - resaved - 1), _patients(rng, test_images)
+    ids = _names(rng, "IP_", len(patients) + len(test_patients) + 1)
+    patients["patient_id"], test_patients["patient_id"] = ids[: len(patients)], ids[len(patients) : -1]
+    train = _with_copies(rng, _records(rng, patients), resaved, ids[-1])
     names = _names(rng, "ISIC_", images + test_images)
-    train = train.assign(image_name=names[:images])
-    return train.loc[rng.permutation(images)], test.assign(image_name=names[images:])
+    train["image_name"] = names[:images]
+    test = _records(rng, test_patients).assign(image_name=names[images:])
+    return train.loc[rng.permutation(images)], test
 
 
 def _names(rng: Generator, prefix: str, count: int) -> list[str]:
@@ -126,10 +124,8 @@ def _patients(rng: Generator, images: int) -> pd.DataFrame:
             "age_approx": np.where(rng.random(size) < BLANK_SHARE, np.nan, age),
             "tone": rng.choice(SKIN_TONES, size, p=SKIN_SHARES),
             "camera": rng.choice(len(CAMERAS), size, p=CAMERA_SHARES),
-            # What the table does not know: some people grow melanomas. Blanks hide a value, they do not remove its effect.
-            "log_odds": AGE_LOG_ODDS_A_YEAR * age
-            + MALE_LOG_ODDS * (sex == "male")
-            + rng.normal(0, 0.5, size),
+            # Blanks hide a value, they do not undo its effect; the last term is what no table knows of a person.
+            "log_odds": AGE_LOG_ODDS_A_YEAR * age + MALE_LOG_ODDS * (sex == "male") + rng.normal(0, 0.5, size),
         }
     )
 
@@ -157,14 +153,14 @@ def _records(rng: Generator, patients: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_copies(rng: Generator, records: pd.DataFrame, resaved: int, patient_id: str) -> pd.DataFrame:
-    """Append pictures saved a second time, smaller, and the same file once more under the new `patient_id`."""
+    """Append pictures saved a second time, smaller, and one file once more under the new `patient_id`."""
     chosen = records.loc[rng.choice(len(records), resaved + 1, replace=False)]
     again = chosen.iloc[:-1].assign(resaved=True)
     return pd.concat([records, again, chosen.iloc[-1:].assign(patient_id=patient_id)], ignore_index=True)
 
 
 def _write_tables(folder: Path, train: pd.DataFrame, test: pd.DataFrame) -> None:
-    """Write the four CSV files; the list of duplicates names the pictures saved twice, not the file under two patients."""
+    """Write the four CSV files; the list of duplicates leaves out the file under two patients: it is to be found."""
     first = train.loc[~train["resaved"]].drop_duplicates("picture").set_index("picture")["image_name"]
     again = train.loc[train["resaved"]]
     pairs = pd.DataFrame({"image_name_1": again["picture"].map(first), "image_name_2": again["image_name"]})
@@ -180,45 +176,43 @@ def _write_tables(folder: Path, train: pd.DataFrame, test: pd.DataFrame) -> None
 # ---------------------------------------------------------------- a picture for each record
 
 
+@dataclass(frozen=True)
+class _Picture:
+    """What one JPEG file is drawn from; the seed is its own, so the order of work does not matter."""
+
+    path: Path
+    seed: tuple[int, int, int]
+    camera: Camera
+    tone: float
+    target: int
+    resaved: bool
+
+
 def _write_pictures(folder: Path, records: pd.DataFrame, seed: tuple[int, int]) -> None:
-    """Draw every record's picture; each has a random generator of its own, so the order of work does not matter."""
+    """Draw the picture of every record; NumPy and OpenCV let threads run side by side."""
     folder.mkdir(parents=True)
-    columns = [
-        records[name].tolist() for name in ("image_name", "picture", "camera", "tone", "target", "resaved")
+    columns = ("image_name", "picture", "camera", "tone", "target", "resaved")
+    pictures = [
+        _Picture(folder / f"{name}.jpg", (*seed, number), CAMERAS[camera], tone, target, resaved)
+        for name, number, camera, tone, target, resaved in zip(*(records[c].tolist() for c in columns), strict=True)
     ]
     with ThreadPoolExecutor(WORKERS) as threads:
-        jobs = [
-            threads.submit(
-                _write_picture,
-                folder / f"{name}.jpg",
-                (*seed, picture),
-                CAMERAS[camera],
-                tone,
-                target,
-                resaved,
-            )
-            for name, picture, camera, tone, target, resaved in zip(*columns, strict=True)
-        ]
-        for job in jobs:
-            job.result()
+        list(threads.map(_write_picture, pictures))  # the list lets an error out
 
 
-def _write_picture(
-    path: Path, seed: tuple[int, ...], camera: Camera, tone: float, target: int, resaved: bool
-) -> None:
-    """Draw one picture and save it as JPEG; one that is saved again is a little smaller and more compressed."""
-    rng = np.random.default_rng(seed)
-    pixels = draw(rng, camera, tone * rng.uniform(0.75, 1.3), _traits(rng, target))
-    quality = camera.jpeg_quality
-    if resaved:
+def _write_picture(picture: _Picture) -> None:
+    """Draw one picture and save it as JPEG; saved again, it is a little smaller and more compressed."""
+    rng = np.random.default_rng(picture.seed)
+    traits = _traits(rng, picture.target)
+    pixels = draw(rng, picture.camera, picture.tone * rng.uniform(0.75, 1.3), traits)
+    quality = picture.camera.jpeg_quality
+    if picture.resaved:
         pixels, quality = cv2.resize(pixels, None, fx=0.9, fy=0.9, interpolation=cv2.INTER_AREA), quality - 12
-    Image.fromarray(pixels).save(path, "JPEG", quality=quality, comment=b"synthetic, drawn by melanoma")
+    Image.fromarray(pixels).save(picture.path, "JPEG", quality=quality, comment=b"synthetic, drawn by melanoma")
 
 
 def _traits(rng: Generator, target: int) -> Traits:
     """Draw how disordered a lesion of this class looks."""
-    scatter = rng.normal(0, SCATTER, len(TRAITS))
-    values = {
-        name: means[target] + shift for (name, means), shift in zip(TRAITS.items(), scatter, strict=True)
-    }
+    scatter = rng.normal(0, SCATTER, len(TRAITS)).tolist()  # Python numbers keep the drawing in float32
+    values = {name: means[target] + shift for (name, means), shift in zip(TRAITS.items(), scatter, strict=True)}
     return Traits(**{name: min(max(value, 0.0), 1.0) for name, value in values.items()})

@@ -1,4 +1,4 @@
-"""Figures in one style: a lesion, original beside processed, training curves, ROC, calibration, scores, sites, mistakes.
+"""Figures in one style: lesions before and after filters, training curves, ROC, calibration, scores, sites, mistakes.
 
 Each function gives a matplotlib figure that a notebook shows and `save` writes. No pyplot, so nothing is left open and
 no display is needed. It computes no result of its own and writes nothing but what `save` is told to.
@@ -28,7 +28,8 @@ from melanoma.images.filters import prepare
 
 Curves = Mapping[str, tuple[ArrayLike, ArrayLike]]  # name: target and probability, (rows,) each
 Lesion = UInt8Array | str | Path | pd.Series
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # Okabe and Ito 2008, told apart with every kind of colour vision; the report changes them for a dark page.
 COLOURS = {
@@ -84,7 +85,7 @@ class Picture(Figure):
 
 
 def rendered(figure: Figure, kind: Literal["png", "svg"], transparent: bool = False) -> bytes:
-    """Return the figure as the bytes of a PNG or SVG file, the same bytes each time."""
+    """Return the figure as the bytes of a PNG or SVG file; transparent leaves out the white behind it."""
     buffer = io.BytesIO()
     with style.context(STYLE, after_reset=True):
         figure.savefig(buffer, format=kind, transparent=transparent, metadata={"Date": None} if kind == "svg" else {})
@@ -199,8 +200,8 @@ def _show(axes: Axes, pixels: UInt8Array, title: str, caption: str = "") -> None
 def plot(history: Any, monitor: str = "val_auc") -> Figure:
     """Draw loss and accuracy curves, a point an epoch, and mark the best epoch by `monitor` (or val_loss).
 
-    history: the path of a history.csv, a DataFrame, a dict of lists, or what Keras' fit returns; columns loss, val_loss,
-    accuracy, val_accuracy, val_auc, those that are there.
+    history: the path of a history.csv, a DataFrame, a dict of lists, or what Keras' fit returns; of its columns loss,
+    val_loss, accuracy, val_accuracy and val_auc those that are there.
     Raises DataError for a file that is no table, or a history with neither loss nor accuracy.
     """
     table = _history(history)
@@ -228,7 +229,7 @@ def _history(history: Any) -> pd.DataFrame:
         table = pd.DataFrame(getattr(history, "history", history))
     if not {"loss", "accuracy"} & set(table.columns):
         raise DataError(f"a history has columns such as loss and val_loss, not {', '.join(map(str, table.columns))}")
-    return table.apply(pd.to_numeric, errors="coerce")
+    return pd.DataFrame({name: pd.to_numeric(table[name], errors="coerce") for name in table.columns})
 
 
 def _curves(axes: Axes, table: pd.DataFrame, title: str, names: dict[str, str]) -> None:
@@ -262,9 +263,10 @@ def roc_figure(curves: Curves) -> Figure:
     figure, axes = _square("1 - specificity", "sensitivity")
     for (name, (target, probability)), (colour, line) in zip(curves.items(), _looks(curves), strict=True):
         area = auc(target, probability)
-        rates = ([], []) if area is None else roc_curve(target, probability)[:2]
+        nothing = np.empty(0)
+        across, upwards = (nothing, nothing) if area is None else roc_curve(target, probability)[:2]
         shown = "n/a" if area is None else f"{area:.3f}"
-        axes.plot(*rates, line, color=colour, label=f"{name}: AUC {shown}")
+        axes.plot(across, upwards, line, color=colour, label=f"{name}: AUC {shown}")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), title="ROC curve")
     axes.legend(loc="lower right")
     return figure
@@ -298,13 +300,13 @@ def score_figure(target: ArrayLike, probability: ArrayLike, threshold: float | N
     """
     truth, scores = checked(target, probability)
     places = _logit(scores)
-    edges = np.linspace(*_padded(places), 41)
+    edges = np.linspace(*_padded(places), 41).tolist()
     figure = Picture(figsize=(4.8, 4.0))
     axes = figure.subplots()
     for named, of_class, colour in (("benign", ~truth, BENIGN), ("melanoma", truth, MELANOMA)):
         weights = np.full(of_class.sum(), 100 / max(of_class.sum(), 1))
         label = f"{named} ({of_class.sum():,})"
-        look = {"facecolor": (colour, 0.35), "edgecolor": colour, "linewidth": 1.6, "histtype": "stepfilled"}
+        look: Any = {"facecolor": (colour, 0.35), "edgecolor": colour, "linewidth": 1.6, "histtype": "stepfilled"}
         axes.hist(places[of_class], edges, weights=weights, label=label, **look)
     if threshold is not None:
         at = float(_logit(np.array([threshold]))[0])
@@ -325,7 +327,7 @@ def site_figure(table: pd.DataFrame) -> Figure:
     site = table["site"].astype(object).where(table["site"].notna(), "not recorded")
     counts = pd.crosstab(site, table["target"].astype(int)).reindex(columns=[0, 1], fill_value=0)
     counts = counts.loc[counts.sum(axis=1).sort_values(kind="stable").index]
-    figure = Picture(figsize=(6.4, 1.3 + 0.52 * max(len(counts), 1)))
+    figure = Picture(figsize=(4.8, 1.3 + 0.46 * max(len(counts), 1)))
     axes = figure.subplots()
     for target, shift, colour, label in ((0, 0.2, BENIGN, "benign"), (1, -0.2, MELANOMA, "melanoma")):
         axes.barh(np.arange(len(counts)) + shift, counts[target], 0.38, left=0, color=colour, label=label)
@@ -333,7 +335,7 @@ def site_figure(table: pd.DataFrame) -> Figure:
             share = f"  ({number / counts.iloc[place].sum():.1%})" if target else ""
             axes.text(max(number, 0.6) * 1.12, place + shift, f"{number:,}{share}", va="center", fontsize=8.5)
     axes.set_xscale("log")
-    axes.set(xlim=(0.5, max(counts.to_numpy().max(initial=1) * 6, 10)), title="Images by anatomical site")
+    axes.set(xlim=(0.5, max(counts.to_numpy().max(initial=1) * 12, 10)), title="Images by anatomical site")
     axes.set_yticks(np.arange(len(counts)), [str(name)[:40] for name in counts.index])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.grid(visible=False, axis="y")

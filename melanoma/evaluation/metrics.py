@@ -79,6 +79,7 @@ def auc_interval(
     target: ArrayLike,
     probability: ArrayLike,
     patient: ArrayLike | None = None,
+    *,
     samples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
@@ -100,13 +101,14 @@ def auc_difference_interval(
     probability: ArrayLike,
     other: ArrayLike,
     patient: ArrayLike | None = None,
+    *,
     samples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval | None:
     """Return an interval of AUC(probability) - AUC(other) on the same images: both are recomputed on each resample.
 
-    `other` is float (rows,); `patient` as in `auc_interval`, and None in the same cases. Raises ValueError as `auc` does.
+    `other` is float (rows,). `patient`, None and ValueError are as in `auc_interval`.
     """
     rows = np.arange(np.size(np.asarray(target))) if patient is None else patient
     drawn = _bootstrap(target, [probability, other], rows, samples, seed)
@@ -245,4 +247,6 @@ def _weighted_auc(
     lower, upto = (benign[:, np.searchsorted(ordered, scores[truth], side)] for side in ("left", "right"))
     pairs = melanoma.sum(1) * benign[:, -1]
     won = (melanoma * (lower + upto)).sum(1) / 2
-    return np.divide(won, pairs, out=np.full(len(counts), np.nan), where=pairs > 0)
+    areas = np.full(len(counts), np.nan)
+    areas[pairs > 0] = won[pairs > 0] / pairs[pairs > 0]
+    return areas

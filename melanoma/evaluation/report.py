@@ -1,4 +1,4 @@
-"""The result of a run: `evaluate` makes the numbers of metrics.json, `exhibits` the figures, `write_report` one HTML page.
+"""The result of a run: `evaluate` gives the numbers of metrics.json, `exhibits` the figures, `write_report` the page.
 
 The page needs no other file and asks the network for nothing. It computes nothing from pixels and reads no run folder:
 whoever calls it gathers what it shows.
@@ -21,7 +21,15 @@ from PIL import Image
 
 from melanoma.config import EvaluateSettings, Settings, describe
 from melanoma.evaluation import calibration, metrics
-from melanoma.evaluation.figures import COLOURS, calibration_figure, plot, rendered, roc_figure, score_figure, site_figure
+from melanoma.evaluation.figures import (
+    COLOURS,
+    calibration_figure,
+    plot,
+    rendered,
+    roc_figure,
+    score_figure,
+    site_figure,
+)
 from melanoma.evaluation.metrics import Float64Array, Interval
 from melanoma.files import write_text
 from melanoma.images.decode import UInt8Array
@@ -72,13 +80,13 @@ class Report:
     limits: Sequence[str] = LIMITS
 
 
-# ---- numbers -----------------------------------------------------------------------------------------------------------
+# ---- numbers -------------------------------------------------------------------------------------------------------
 
 
 def evaluate(
     predictions: pd.DataFrame, settings: EvaluateSettings, seed: int = 0, control_features: Sequence[str] = CONTROL
 ) -> dict[str, Any]:
-    """Return the content of metrics.json: what cannot be computed is None with a `reason` beside it, never NaN.
+    """Return the content of metrics.json: what cannot be computed is None, with the `reason` beside it, never NaN.
 
     predictions: a row for each held-out image with patient_id, fold, target (0 or 1), probability in [0, 1] and
     control, the probability of the control on the same folds (NaN where it could not be learned).
@@ -88,11 +96,14 @@ def evaluate(
     control, patient = predictions["control"].to_numpy(np.float64), predictions["patient_id"].to_numpy()
     draws: dict[str, Any] = {"samples": settings.bootstrap_samples, "seed": seed, "level": LEVEL}
     fitted = calibration.logistic_calibration(target, probability)
-    undefined = "" if fitted else _absent(target) or "the scores are all equal, or separate the classes without an error"
+    undefined = (
+        "" if fitted else _absent(target) or "the scores are all equal, or separate the classes without an error"
+    )
     share = float(target.mean()) if len(target) else None
+    folds = [_one_fold(int(str(fold)), rows) for fold, rows in predictions.groupby("fold")]
     return {
         "schema_version": SCHEMA_VERSION,
-        "scope": "out of fold" if predictions["fold"].nunique() > 1 else "held out",
+        "scope": "out of fold" if len(folds) > 1 else "held out",
         "images": len(target),
         "patients": int(predictions["patient_id"].nunique()),
         "melanomas": int(target.sum()),
@@ -100,7 +111,7 @@ def evaluate(
         **_ranking(target, probability, patient, draws),
         "control": {"features": list(control_features), **_ranking(target, control, patient, draws)},
         "difference": _difference(target, probability, control, patient, draws),
-        "folds": [_one_fold(int(str(fold)), rows) for fold, rows in predictions.groupby("fold")],
+        "folds": folds,
         "brier": calibration.brier(target, probability),
         "brier_of_the_mean": None if share is None else share * (1 - share),
         "expected_calibration_error": calibration.expected_calibration_error(target, probability),
@@ -108,7 +119,7 @@ def evaluate(
             "slope": fitted.slope if fitted else None,
             "intercept": fitted.intercept if fitted else None,
             "in_the_large": fitted.in_the_large if fitted else None,
-            **({"reason": undefined} if undefined else {}),
+            "reason": undefined or None,
         },
         "at_threshold": metrics.at_threshold(target, probability, settings.threshold),
     }
@@ -156,7 +167,7 @@ def _one_fold(fold: int, rows: pd.DataFrame) -> dict[str, Any]:
         "melanomas": int(target.sum()),
         "auc": metrics.auc(target, rows["probability"].to_numpy(np.float64)),
         "control_auc": metrics.auc(target, control) if known else None,
-        **({"reason": reason} if reason else {}),
+        "reason": reason or None,
     }
 
 
@@ -170,7 +181,7 @@ def _figure(value: float | None, interval: Interval | None, reason: str) -> dict
         "high": interval.high if interval else None,
         "level": LEVEL if interval else None,
         "method": interval.method if interval else None,
-        **({"reason": reason} if reason else {}),
+        "reason": reason or None,
     }
 
 
@@ -188,7 +199,7 @@ def worst_mistakes(predictions: pd.DataFrame, count: int = 8) -> pd.DataFrame:
     return pd.concat([missed, alarms]).reset_index(drop=True)
 
 
-# ---- figures -----------------------------------------------------------------------------------------------------------
+# ---- figures -------------------------------------------------------------------------------------------------------
 
 
 def exhibits(
@@ -240,7 +251,7 @@ def exhibits(
     return found
 
 
-# ---- page --------------------------------------------------------------------------------------------------------------
+# ---- page ----------------------------------------------------------------------------------------------------------
 
 
 def write_report(path: Path, content: Report) -> None:
@@ -248,22 +259,35 @@ def write_report(path: Path, content: Report) -> None:
 
     Raises ValueError where mistakes and their images differ in number, MelanomaError where it cannot be written.
     """
-    loader = jinja2.PackageLoader("melanoma.evaluation", ".")
-    page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    page = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     page.filters |= {"number": _number, "percent": _percent, "commas": "{:,}".format}
     rows = content.mistakes.to_dict("records")
-    changed = {name: default for name, default, _ in describe()}
     text = page.get_template("report.html").render(
         report=content,
         metrics=content.metrics,
         research_use=RESEARCH_USE,
         control=_words(content.metrics["control"]["features"]),
         meaning=meaning(content.metrics),
+        place=_place,
+        ticks=[0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
         drawings=[(one, _inline_svg(one, number)) for number, one in enumerate(content.exhibits)],
         mistakes=[(row, _jpeg(image)) for row, image in zip(rows, content.mistake_images, strict=True)],
-        settings=[(name, value, value != changed[name]) for name, value in _flat(content.settings)],
+        settings=_told(content.settings),
     )
     write_text(path, text)
+
+
+def summary(found: Mapping[str, Any]) -> str:
+    """Say the result in three lines of plain text: the network, the control, and what their difference means."""
+    control = _words(found["control"]["features"])
+    where = f"{found['scope']}: {found['images']:,} images, {found['melanomas']:,} melanomas"
+    return (
+        f"AUC {_in_words(found['auc'])}, {where}\n"
+        f"control {_in_words(found['control']['auc'])}, {control} alone on the same folds\n{meaning(found)}"
+    )
 
 
 def meaning(found: Mapping[str, Any]) -> str:
@@ -273,7 +297,8 @@ def meaning(found: Mapping[str, Any]) -> str:
         return f"The network cannot be compared with {control} alone: {gap['reason']}."
     if gap["low"] is None:
         return f"No interval can be given, so nothing can be said about the network against {control} alone."
-    size = f"AUC {gap['value']:+.3f}, {LEVEL:.0%} interval {gap['low']:+.3f} to {gap['high']:+.3f}".replace("95%", "95 %")
+    value, low, high = (f"{gap[part]:+.3f}".replace("-", "−") for part in ("value", "low", "high"))
+    size = f"AUC {value}, 95 % interval {low} to {high}"
     if gap["low"] > 0:
         return (
             f"The network ranks these images better than {control} alone ({size}), so it takes something from the "
@@ -285,6 +310,17 @@ def meaning(found: Mapping[str, Any]) -> str:
         f"The network is not shown to rank these images better than {control} alone ({size}): the interval holds 0, so "
         "its AUC is no evidence that it has learned anything from the lesion."
     )
+
+
+def _place(area: float) -> float:
+    """Return where an AUC stands on the page's ruler, which goes from 0.4 to 1, in per cent of its length."""
+    return round(100 * (max(area, 0.4) - 0.4) / 0.6, 2)
+
+
+def _in_words(figure: Mapping[str, Any]) -> str:
+    if figure["low"] is None:
+        return f"{_number(figure['value'])} ({figure['reason']})"
+    return f"{figure['value']:.3f} (95 % interval {figure['low']:.3f} to {figure['high']:.3f}, {figure['method']})"
 
 
 def _words(names: Sequence[str]) -> str:
@@ -299,14 +335,15 @@ def _percent(value: float | None) -> str:
     return "n/a" if value is None else f"{100 * value:.1f} %"
 
 
-def _flat(settings: Settings) -> list[tuple[str, str]]:
-    """List each setting as (section.key, value), in the order of `config.describe`."""
+def _told(settings: Settings) -> list[tuple[str, str, bool]]:
+    """List each setting as (section.key, value, differs from the default)."""
     rows = []
-    for name, _, _ in describe():
+    for name, default, _ in describe():
         value: Any = settings
         for part in name.split("."):
             value = getattr(value, part)
-        rows.append((name, str(value)))
+        shown = ", ".join(value) if isinstance(value, tuple) else str(value)
+        rows.append((name, shown, str(value) != default))
     return rows
 
 
@@ -322,7 +359,7 @@ def _inline_svg(exhibit: Exhibit, number: int) -> Markup:
     """Return the figure as SVG that takes the page's colours, with ids that no other figure has."""
     text = rendered(exhibit.figure, "svg", transparent=True).decode()
     text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r'(\bid="|"#|url\(#)', rf"\g<1>f{number}-", text)
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>f{number}-", text)
     for name, colour in COLOURS.items():
         text = text.replace(colour, f"var(--{name}, {colour})")
     label = Markup('<svg role="img" aria-label="{}"').format(f"{exhibit.title}. {exhibit.alt}")

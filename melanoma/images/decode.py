@@ -7,6 +7,7 @@ Colour profiles are not applied. It knows neither networks nor tables, and keeps
 """
 
 import io
+import logging
 import threading
 import warnings
 from collections.abc import Iterator
@@ -122,9 +123,7 @@ def as_image(image: UInt8Array | str | Path, at_least_px: int | None = None) -> 
     if isinstance(image, str | Path):
         return decode(Path(image), at_least_px)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        raise DataError(
-            f"an image is uint8 (height, width, 3), not {image.dtype} {image.shape}: convert it first"
-        )
+        raise DataError(f"an image is uint8 (height, width, 3), not {image.dtype} {image.shape}: convert it first")
     return image
 
 
@@ -174,10 +173,16 @@ def _refusing(kind: str, name: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    # What the libraries warn of (odd metadata, large sizes) is either harmless or refused by the checks here.
+    # What the libraries warn of (odd metadata, large sizes) is either harmless or refused by the checks here,
+    # and pydicom's log would quote what it finds odd, a patient's name as well.
     with _WARNINGS_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        log = logging.getLogger("pydicom")
+        before, log.disabled = log.disabled, True
+        try:
+            yield
+        finally:
+            log.disabled = before
 
 
 def _check_size(width: int, height: int, name: str) -> None:
@@ -196,9 +201,7 @@ def _opened(data: bytes, kind: str, name: str) -> ImageFile.ImageFile:
     with _quiet():
         image = Image.open(io.BytesIO(data), formats=[kind])
         _check_size(*image.size, name)
-        if (
-            kind != "JPEG" and getattr(image, "n_frames", 1) > 1
-        ):  # a phone's JPEG may carry a small copy of itself
+        if kind != "JPEG" and getattr(image, "n_frames", 1) > 1:  # a phone's JPEG may carry a small copy of itself
             raise DataError(f"{name} is an animation or has several pages: save one still picture of it")
         if image.mode not in _MODES:
             raise DataError(f"{name} has float or 32-bit samples ({image.mode}): save it with 8 or 16 bits")
@@ -226,9 +229,7 @@ def _loaded(
         longer = Image.open(io.BytesIO(data[:end] + b"\x55" * 65_536 + data[end:]), formats=["JPEG"])
         longer.draft(mode, size)
         if longer.tobytes() != image.tobytes():
-            raise DataError(
-                f"{name} is a damaged JPEG, part of its data is missing: replace it with a fresh copy"
-            )
+            raise DataError(f"{name} is a damaged JPEG, part of its data is missing: replace it with a fresh copy")
     return image
 
 
@@ -270,10 +271,10 @@ def _grey_to_rgb(grey: UInt8Array) -> UInt8Array:
 
 def _decode_dicom(data: bytes, at_least_px: int | None, name: str) -> UInt8Array:
     dataset = _dicom_header(data, name)
-    if dataset.file_meta.TransferSyntaxUID not in _JPEG_SYNTAXES or dataset.SamplesPerPixel != 3:
-        with _quiet():
+    with _quiet():
+        if dataset.file_meta.TransferSyntaxUID not in _JPEG_SYNTAXES or dataset.SamplesPerPixel != 3:
             return _dicom_to_rgb(dataset, name)
-    frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
+        frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
     # pydicom would choose the colour space by the header alone, and gets the ones with an Adobe marker wrong.
     image = _opened(frame, "JPEG", name)
     if image.size != (dataset.Columns, dataset.Rows):
@@ -289,7 +290,7 @@ def _dicom_header(data: bytes, name: str) -> Dataset:
     with _quiet():
         dataset = dcmread(io.BytesIO(data), specific_tags=_DICOM_TAGS)
     if "PixelData" not in dataset:
-        raise DataError(f"{name} is a DICOM file without a picture: leave it out")
+        raise DataError(f"{name} is a DICOM file without a picture, or cut short: leave it out or take a fresh copy")
     if int(dataset.get("NumberOfFrames") or 1) > 1:
         raise DataError(f"{name} is a DICOM file of {dataset.NumberOfFrames} frames: export one of them")
     _check_size(dataset.Columns, dataset.Rows, name)
@@ -325,9 +326,7 @@ def _dicom_values(dataset: Dataset, name: str) -> npt.NDArray[np.generic]:
     if not available and syntax in _EXTRA_PACKAGES:
         raise MissingExtraError(_EXTRA_PACKAGES[syntax], "dicom")
     if not available:
-        raise DataError(
-            f"{name} is stored as {syntax.name}, which cannot be read: export it as JPEG or uncompressed"
-        )
+        raise DataError(f"{name} is stored as {syntax.name}, which cannot be read: export it as JPEG or uncompressed")
     return np.asarray(pixel_array(dataset))
 
 

@@ -58,7 +58,7 @@ def read_bundle(path: Path) -> Bundle:
     sums = folder / "SHA256SUMS"
     if not sums.is_file():
         raise ModelError(f"{path} is neither a bundle nor a run with one: it has no SHA256SUMS")
-    known = dict(reversed(line.split("  ", 1)) for line in sums.read_text().splitlines())
+    known = {name: digest for digest, _, name in (line.partition("  ") for line in sums.read_text().splitlines())}
     for name, digest in known.items():
         if Path(name).name != name or not (folder / name).is_file() or sha256(folder / name) != digest:
             raise ModelError(f"the bundle {folder} is damaged: {name!r} is missing or differs from its hash")

@@ -20,6 +20,7 @@ def score(
     images: NDArray[np.uint8],
     rows: NDArray[np.int64],
     metadata: NDArray[np.float32] | None = None,
+    *,
     views: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> NDArray[np.float64]:

@@ -11,9 +11,7 @@ from melanoma.errors import DataError, listed
 from melanoma.files import write_text
 
 
-def check_submission(
-    expected: Sequence[str], image_names: Sequence[str], probabilities: Sequence[float]
-) -> None:
+def check_submission(expected: Sequence[str], image_names: Sequence[str], probabilities: Sequence[float]) -> None:
     """Raise DataError unless the names are exactly the expected ones, each once, with a probability in [0, 1]."""
     names = list(image_names)
     if len(names) != len(probabilities):

@@ -43,15 +43,19 @@ def small(input_shape: tuple[int, int, int], weights: None = None, include_top: 
 
 def _keras_applications() -> dict[str, Backbone]:
     families: dict[InputRange, list[str]] = {
-        "-1..1": ["InceptionResNetV2", "InceptionV3", "Xception", "MobileNet", "MobileNetV2", "NASNetMobile"]
-        + ["NASNetLarge", "ResNet50V2", "ResNet101V2", "ResNet152V2"],
+        "-1..1": [
+            *("InceptionResNetV2", "InceptionV3", "Xception", "MobileNet", "MobileNetV2"),
+            *("NASNetMobile", "NASNetLarge", "ResNet50V2", "ResNet101V2", "ResNet152V2"),
+        ],
         "imagenet": ["DenseNet121", "DenseNet169", "DenseNet201"],
         "imagenet_bgr": ["ResNet50", "ResNet101", "ResNet152", "VGG16", "VGG19"],
         # these scale 0..255 themselves
-        "0..255": [f"EfficientNetB{i}" for i in range(8)]
-        + [f"EfficientNetV2{i}" for i in ("B0", "B1", "B2", "B3", "S", "M", "L")]
-        + [f"ConvNeXt{i}" for i in ("Tiny", "Small", "Base", "Large", "XLarge")]
-        + ["MobileNetV3Small", "MobileNetV3Large"],
+        "0..255": [
+            *(f"EfficientNetB{size}" for size in range(8)),
+            *(f"EfficientNetV2{size}" for size in ("B0", "B1", "B2", "B3", "S", "M", "L")),
+            *(f"ConvNeXt{size}" for size in ("Tiny", "Small", "Base", "Large", "XLarge")),
+            *("MobileNetV3Small", "MobileNetV3Large"),
+        ],
     }
     return {name: Backbone(name, inputs) for inputs, names in families.items() for name in names}
 
@@ -78,7 +82,9 @@ def check_weights(settings: ModelSettings) -> None:
     if settings.weights == "imagenet" and not isinstance(backbone.builder, str):
         raise UsageError(f"there are no ImageNet weights for {settings.backbone}; use --set model.weights=none")
     if settings.weights not in ("imagenet", "none") and not Path(settings.weights).is_file():
-        raise MelanomaError(f"the weight file {settings.weights} is not there (model.weights is imagenet, none or a file)")
+        raise MelanomaError(
+            f"the weight file {settings.weights} is not there; model.weights is imagenet, none or a file"
+        )
 
 
 def build_backbone(settings: ModelSettings, size_px: int, weights: str | None = None) -> Any:
@@ -93,7 +99,8 @@ def build_backbone(settings: ModelSettings, size_px: int, weights: str | None = 
     make = getattr(keras.applications, backbone.builder) if isinstance(backbone.builder, str) else backbone.builder
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Keras warns that weights of another size are loaded: without a top they fit
+            # weights made at another size are warned of: without a top they fit
+            warnings.simplefilter("ignore")
             network = make(
                 include_top=False,
                 weights="imagenet" if source == "imagenet" else None,
@@ -124,7 +131,8 @@ def scaling_layers(name: str) -> list[Any]:
         offset = [-mean / deviation for mean, deviation in zip((0.485, 0.456, 0.406), deviations, strict=True)]
         return [layers.Rescaling(scale, offset=offset, dtype="float32", name="scale")]
     # Caffe's order is blue, green, red, and only the mean is taken off
-    return [ReverseChannels(dtype="float32"), layers.Rescaling(1.0, offset=[-103.939, -116.779, -123.68], dtype="float32")]
+    less_mean = layers.Rescaling(1.0, offset=[-103.939, -116.779, -123.68], dtype="float32", name="scale")
+    return [ReverseChannels(dtype="float32", name="reverse_channels"), less_mean]
 
 
 class ReverseChannels(keras.layers.Layer):  # type: ignore[misc]

@@ -55,7 +55,7 @@ def has_gpu() -> bool:
 
 
 def has_bfloat16() -> bool:
-    """Tell whether the device computes bfloat16 products in hardware: most GPUs since 2020, CPUs with AMX or AVX512-BF16."""
+    """Tell whether the device multiplies bfloat16 in hardware: GPUs since about 2020, CPUs with AMX or AVX512-BF16."""
     if not has_gpu():
         try:
             flags = Path("/proc/cpuinfo").read_text()

@@ -1,4 +1,4 @@
-"""The classifier: a backbone, global average pooling and one Dense sigmoid, with a metadata tower beside it where asked."""
+"""The classifier: a backbone, global average pooling, a Dense sigmoid; where asked, a metadata tower beside it."""
 
 import math
 from typing import Any

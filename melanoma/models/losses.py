@@ -15,9 +15,7 @@ def focal_loss(gamma: float = 2.0, alpha: float = 0.25) -> Any:
     for benign images, averaged over the batch.
     Targets: float (batch, 1), 0 or 1. Probabilities: float (batch, 1) in [0, 1].
     """
-    return keras.losses.BinaryFocalCrossentropy(
-        apply_class_balancing=True, alpha=alpha, gamma=gamma, name="focal_loss"
-    )
+    return keras.losses.BinaryFocalCrossentropy(apply_class_balancing=True, alpha=alpha, gamma=gamma, name="focal_loss")
 
 
 LOSSES: dict[str, Callable[[LossSettings], Any]] = {

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from types import FrameType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -72,7 +73,8 @@ class TrainingProgress:
         """Start the clock: `done` steps of `epochs` times `steps` were made in an earlier attempt."""
         self.what, self.epochs, self.steps = what, epochs, steps
         self.start, self.first, self.done = time.monotonic(), done, done
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+        note = TextColumn("{task.fields[note]}")
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), note)
         self.bar = Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty())
         self.task = self.bar.add_task(what, total=steps, note="")
 
@@ -99,7 +101,7 @@ class TrainingProgress:
             self.task, description=f"{self.what} epoch {epoch + 1}/{self.epochs}", completed=step + 1, note=note
         )
 
-    def epoch(self, row: dict[str, float], best: bool) -> None:
+    def epoch(self, row: dict[str, Any], best: bool) -> None:
         """Print an epoch's row of the history."""
         mark = " (best)" if best else ""
         auc = "n/a" if row["val_auc"] is None else f"{row['val_auc']:.4f}"

@@ -51,7 +51,7 @@ def load_state(folder: Path, model: Any) -> Position:
     if not (folder / "state.json").is_file():
         return Position()
     if sha256(folder / "variables.npz") != json.loads((folder / "state.json").read_text())["sha256"]:
-        raise MelanomaError(f"the saved state {folder} is damaged: its hash differs; remove it to start this fold again")
+        raise MelanomaError(f"the saved state {folder} is damaged; remove it to start this fold again")
     with np.load(folder / "variables.npz", allow_pickle=False) as arrays:
         variables = _variables(model)
         if [arrays[name].shape for name in arrays.files] != [tuple(v.shape) for v in variables]:

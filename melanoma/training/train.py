@@ -26,7 +26,7 @@ from melanoma.training.state import Position, load_state, read_position, save_st
 
 
 def train_fold(
-    run: Run, fold: int, settings: Settings, training: pd.DataFrame, validation: pd.DataFrame, cache: Cache
+    run: Run, fold: int, settings: Settings, *, training: pd.DataFrame, validation: pd.DataFrame, cache: Cache
 ) -> None:
     """Train one fold's network and leave its weights, history, encoder and state in the run.
 
@@ -89,7 +89,7 @@ def train_fold(
                     save_state(run.state(fold), model, position)
                     raise Interrupted
             seconds = time.monotonic() - started
-            row = {
+            row: dict[str, Any] = {
                 "epoch": position.epoch + 1,
                 "loss": float(logs["loss"]),
                 "accuracy": float(logs["accuracy"]),

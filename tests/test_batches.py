@@ -1,0 +1,45 @@
+"""Rows and cache to batches."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from melanoma.data.batches import Batches
+
+
+def batches(count: int = 10, weights: NDArray[np.float64] | None = None, seed: int = 0) -> Batches:
+    images = np.arange(count * 2, dtype=np.uint8)[:, None, None, None].repeat(3, 3)
+    rows = np.arange(count)[::-1] * 2  # every second image, backwards
+    targets = (np.arange(count) % 2).astype(np.float32)
+    metadata = np.arange(count, dtype=np.float32)[:, None]
+    return Batches(images, rows, targets, metadata, batch_size=4, seed=seed, weights=weights)
+
+
+def test_an_epoch_sees_every_row_once_with_its_own_target_and_metadata() -> None:
+    made = batches()
+    order = made.order(3)
+    seen = []
+    for step in range(len(made)):
+        (images, metadata), targets = made.step(order, step)
+        for image, row, target in zip(images[:, 0, 0, 0], metadata[:, 0], targets[:, 0], strict=True):
+            assert image == (9 - row) * 2
+            assert target == row % 2
+            seen.append(int(row))
+    assert sorted(seen) == list(range(10))
+    assert len(made) == 3
+
+
+def test_any_step_can_be_found_again_from_the_seed() -> None:
+    first, second = batches(), batches()
+    assert np.array_equal(first.order(5), second.order(5))
+    assert not np.array_equal(first.order(5), first.order(6))
+    assert not np.array_equal(first.order(5), batches(seed=1).order(5))
+    again = second.step(second.order(5), 1)
+    for one, other in zip(first.step(first.order(5), 1)[0], again[0], strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_weights_draw_rows_as_often_as_they_say() -> None:
+    weights = np.array([0.5, 0.5, *[0.0] * 8])
+    drawn = np.concatenate([batches(weights=weights).order(epoch) for epoch in range(200)])
+    assert set(drawn) == {0, 1}
+    assert abs(np.mean(drawn) - 0.5) < 0.05

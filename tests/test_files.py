@@ -1,0 +1,75 @@
+"""Files appear whole or not at all."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from melanoma.errors import MelanomaError
+from melanoma.files import locked, replacing, replacing_folder, sha256, write_json, write_text
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError), replacing(path) as aside:
+        aside.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_folder_that_fails_leaves_the_old_folder_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    with replacing_folder(folder) as aside:
+        (aside / "a").write_text("old")
+    with pytest.raises(RuntimeError), replacing_folder(folder) as aside:
+        (aside / "a").write_text("half")
+        raise RuntimeError
+    assert (folder / "a").read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["state"]
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    for name in ("first", "second"):
+        with replacing_folder(folder) as aside:
+            (aside / name).write_text(name)
+    assert [file.name for file in folder.iterdir()] == ["second"]
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MelanomaError, match="cannot be written"):
+        write_text(tmp_path / "file" / "below.txt", "")
+
+
+def test_nan_never_reaches_json(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"auc": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_hash_is_the_files_sha256(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_held_lock_is_refused_with_its_holder(tmp_path: Path) -> None:
+    held, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with locked(tmp_path / ".lock", wait=False, what="the run"):
+            held.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(10)
+    lock = locked(tmp_path / ".lock", wait=False, what="the run")
+    with pytest.raises(MelanomaError, match="the run is in use by process"), lock:
+        pass
+    leave.set()
+    thread.join()
+    with locked(tmp_path / ".lock", wait=False, what="the run"):
+        pass

@@ -1,0 +1,79 @@
+"""The house keeps its plan: rooms import downwards only, files stay readable, the README's tree is the real one."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "melanoma"
+# from the ground up; a room imports only from rooms before it
+ROOMS = [
+    "__init__", "errors", "files", "config", "runs", "images", "data", "evaluation", "inference", "models", "training",
+    "prepare", "pipeline", "doctor", "cli", "__main__",
+]  # fmt: skip
+MODULES = sorted(PACKAGE.rglob("*.py"))
+BACKENDS = {"torch", "jax", "tensorflow"}
+MAY_NAME_A_BACKEND = {"models/backend.py", "training/export.py"}
+SCORING_NEVER_IMPORTS = BACKENDS | {"keras", "pandas", "sklearn", "melanoma.models", "melanoma.training"}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{name.name}" for name in node.names)}
+    return found
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_room_imports_only_from_rooms_above_it(path: Path) -> None:
+    own = ROOMS.index(room(path))
+    for name in imports(path):
+        if name.startswith("melanoma.") and (other := name.split(".")[1]) in ROOMS and room(path) != "__init__":
+            assert ROOMS.index(other) <= own, f"{path.name} imports {name}"
+
+
+def test_imports_inside_a_room_make_no_circle() -> None:
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in MODULES]
+    graph = dict(zip(names, map(imports, MODULES), strict=True))
+
+    def reached(name: str, seen: frozenset[str]) -> None:
+        assert name not in seen, f"a circle of imports through {name}"
+        for other in graph[name]:
+            if other in graph and other != "melanoma":
+                reached(other, seen | {name})
+
+    for name in graph:
+        if name not in ("melanoma", "melanoma.cli"):
+            reached(name, frozenset())
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_backends_are_imported_only_where_the_plan_says(path: Path) -> None:
+    roots = {name.split(".")[0] for name in imports(path)}
+    if str(path.relative_to(PACKAGE)) not in MAY_NAME_A_BACKEND:
+        assert not roots & BACKENDS
+    if room(path) == "inference":
+        assert not {name for name in imports(path) if any(name.startswith(never) for never in SCORING_NEVER_IMPORTS)}
+
+
+@pytest.mark.parametrize("path", [*MODULES, *sorted((ROOT / "tests").glob("*.py"))], ids=lambda path: path.name)
+def test_no_file_is_over_500_lines_and_each_says_what_it_is(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 500
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_the_readmes_tree_is_the_real_one() -> None:
+    text = (ROOT / "README.md").read_text()
+    tree = next(block for block in re.findall(r"```\n(.*?)```", text, re.S) if block.startswith("melanoma/"))
+    named = set(re.findall(r"[\w.]+\.(?:py|toml)", tree)) - {"__init__.py"}
+    real = {path.name for path in [*MODULES, *PACKAGE.glob("recipes/*.toml")]} - {"__init__.py"}
+    assert named == real
