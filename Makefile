@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 comma := ,
 READY := $(VENV)/.ready-$(subst $(comma),-,$(EXTRAS))
 
-.PHONY: demo test lint types settings clean
+.PHONY: demo test lint types docs clean
 
 demo: $(READY)
 	$(BIN)/melanoma demo
@@ -30,7 +30,7 @@ $(READY): pyproject.toml constraints.txt
 	@rm -f $(VENV)/.ready-*
 	@touch $@
 
-settings: $(READY)
+docs: $(READY)
 	$(BIN)/python docs/generate.py
 
 clean:

@@ -119,7 +119,7 @@ def test_every_site_shows_its_numbers_and_blanks_are_not_recorded() -> None:
     axes = figures.site_figure(table).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["not recorded", "head/neck", "torso"]
     numbers = [text.get_text() for text in axes.texts]
-    assert numbers == ["1", "3", "10", "1  (50.0%)", "0  (0.0%)", "2  (16.7%)"]
+    assert numbers == ["1", "3", "10", "1  (50.0 %)", "0  (0.0 %)", "2  (16.7 %)"]
 
 
 def test_mistakes_show_name_truth_and_score() -> None:

@@ -20,7 +20,7 @@ from melanoma.config import ImageSettings
 from melanoma.data.sources import Source
 from melanoma.errors import DataError, listed
 from melanoma.files import locked, replacing_folder, write_json
-from melanoma.images.decode import decode
+from melanoma.images.decode import decode, original_size
 from melanoma.images.filters import prepare
 
 VERSION = 1  # raised when decoding or a filter changes its pixels
@@ -120,14 +120,14 @@ def _build(folder: Path, sources: list[Source], settings: ImageSettings, progres
 def _read(source: Source, settings: ImageSettings) -> tuple[UInt8Array, dict[str, str | int]] | DataError:
     try:
         content = source.read()
-        original = decode(content, name=source.image_name)
+        width, height = original_size(content, source.image_name)
         row = {
             "image_name": source.image_name,
             "sha256": hashlib.sha256(content).hexdigest(),
             "bytes": len(content),
-            "width": original.shape[1],
-            "height": original.shape[0],
+            "width": width,
+            "height": height,
         }
-        return prepare(original, settings), row
+        return prepare(decode(content, settings.size_px, source.image_name), settings), row
     except DataError as error:
         return error

@@ -61,9 +61,9 @@ def reliability(target: ArrayLike, probability: ArrayLike, bins: int = 15) -> Re
     place = np.minimum((rank / max(scores.size, 1) * bins).astype(int), bins - 1)
     images = np.bincount(place, minlength=bins)
     full = images > 0
-    sums = [np.bincount(place, weights=values, minlength=bins)[full] for values in (scores, truth.astype(np.float64))]
-    low, high = _wilson(sums[1], images[full])
-    return Reliability(sums[0] / images[full], sums[1] / images[full], low, high, images[full])
+    given, melanomas = (np.bincount(place, values, bins).astype(np.float64)[full] for values in (scores, truth))
+    images = images[full]
+    return Reliability(given / images, melanomas / images, *_wilson(melanomas, images), images)
 
 
 def expected_calibration_error(target: ArrayLike, probability: ArrayLike, bins: int = 15) -> float | None:

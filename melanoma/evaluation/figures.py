@@ -332,7 +332,7 @@ def site_figure(table: pd.DataFrame) -> Figure:
     for target, shift, colour, label in ((0, 0.2, BENIGN, "benign"), (1, -0.2, MELANOMA, "melanoma")):
         axes.barh(np.arange(len(counts)) + shift, counts[target], 0.38, left=0, color=colour, label=label)
         for place, number in enumerate(counts[target]):
-            share = f"  ({number / counts.iloc[place].sum():.1%})" if target else ""
+            share = f"  ({100 * number / counts.iloc[place].sum():.1f} %)" if target else ""
             axes.text(max(number, 0.6) * 1.12, place + shift, f"{number:,}{share}", va="center", fontsize=8.5)
     axes.set_xscale("log")
     axes.set(xlim=(0.5, max(counts.to_numpy().max(initial=1) * 12, 10)), title="Images by anatomical site")

@@ -238,7 +238,7 @@ def exhibits(
         Exhibit(
             "sites",
             "Images by anatomical site",
-            "All labelled images. Bars are on a logarithmic scale; in brackets the share of melanomas at the site.",
+            "The labelled images of this run, on a logarithmic scale; in brackets the share of melanomas at the site.",
             "Numbers of benign images and melanomas at each anatomical site.",
             site_figure(table),
         ),
