@@ -1,1 +1,57 @@
-"""Train, judge and use melanoma classifiers on skin-lesion photographs."""
+"""Train, judge and use melanoma classifiers on skin-lesion photographs.
+
+The public names below are imported on first use, so that `import melanoma` costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from melanoma.config import load_settings as load_settings
+    from melanoma.data.records import read_dataset as read_dataset
+    from melanoma.data.synthetic import make_dataset as make_dataset
+    from melanoma.errors import MelanomaError as MelanomaError
+    from melanoma.evaluation.figures import display as display
+    from melanoma.evaluation.figures import display_one as display_one
+    from melanoma.evaluation.figures import plot as plot
+    from melanoma.images.decode import decode as decode
+    from melanoma.images.filters import eroded as eroded
+    from melanoma.images.filters import no_noise as no_noise
+    from melanoma.images.filters import preprocess as preprocess
+    from melanoma.images.filters import process as process
+    from melanoma.models.classifier import build_classifier as build_classifier
+    from melanoma.models.losses import focal_loss as focal_loss
+    from melanoma.pipeline import resume as resume
+    from melanoma.pipeline import run as run
+    from melanoma.runs import open_run as open_run
+
+_PLACES = {
+    "MelanomaError": "melanoma.errors",
+    "build_classifier": "melanoma.models.classifier",
+    "decode": "melanoma.images.decode",
+    "display": "melanoma.evaluation.figures",
+    "display_one": "melanoma.evaluation.figures",
+    "eroded": "melanoma.images.filters",
+    "focal_loss": "melanoma.models.losses",
+    "load_settings": "melanoma.config",
+    "make_dataset": "melanoma.data.synthetic",
+    "no_noise": "melanoma.images.filters",
+    "open_run": "melanoma.runs",
+    "plot": "melanoma.evaluation.figures",
+    "preprocess": "melanoma.images.filters",
+    "process": "melanoma.images.filters",
+    "read_dataset": "melanoma.data.records",
+    "resume": "melanoma.pipeline",
+    "run": "melanoma.pipeline",
+}
+__all__ = list(_PLACES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'melanoma' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_PLACES)

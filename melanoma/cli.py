@@ -57,7 +57,7 @@ def run(
     """Do the whole job: from a dataset folder to networks, a report and a submission file."""
     from melanoma import pipeline
 
-    begun = _start(data, recipe, overrides, name, runs)
+    begun = _started(pipeline.start(data, recipe, overrides or (), name=name, runs=runs))
     pipeline.finish(begun)
     _print_result(begun, json)
 
@@ -72,23 +72,31 @@ def demo(*, overrides: Overrides = None, name: Name = None, runs: Runs = Path("r
     if not data.exists():
         print(f"drawing the embedded dataset into {data}", file=sys.stderr)
         make_dataset(data)
-    begun = _start(data, "demo", overrides, name, runs)
+    begun = _started(pipeline.start(data, "demo", overrides or (), name=name, runs=runs))
     pipeline.finish(begun)
     _print_result(begun, json)
 
 
 @app.command
-def prepare(data: Data, /, *, recipe: Recipe = None, overrides: Overrides = None, runs: Runs = Path("runs")) -> None:
+def prepare(
+    data: Data,
+    /,
+    *,
+    recipe: Annotated[str, Parameter(help="The recipe whose image settings are used.")] = "cpu",
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+) -> None:
     """Decode and filter every image once, into the cache that runs with the same image settings reuse."""
     from melanoma.config import load_settings
     from melanoma.data.records import read_dataset, take
     from melanoma.prepare import prepare_images
+    from melanoma.runs import CACHE
     from melanoma.training.progress import counting
 
-    settings = load_settings(recipe or _default_recipe(), overrides)
+    settings = load_settings(recipe, overrides or ())
     dataset = read_dataset(data)
     table = take(dataset.train, settings.data.limit, settings.seed)
-    for cache in prepare_images(dataset, table, settings.images, runs / "cache", counting):
+    for cache in prepare_images(dataset, table, settings.images, runs / CACHE, counting):
         if cache is not None:
             print(cache.folder)
 
@@ -106,7 +114,7 @@ def train(
     """Train only: prepare the data and train each fold's network; `resume` does the rest."""
     from melanoma import pipeline
 
-    begun = _start(data, recipe, overrides, name, runs)
+    begun = _started(pipeline.start(data, recipe, overrides or (), name=name, runs=runs))
     with begun.held():
         settings = begun.settings()
         pipeline.train(begun, settings, pipeline.reopen(begun, settings))
@@ -189,24 +197,7 @@ def doctor(*, json: Json = False) -> None:
         print(f"{name:<{width}}  {fact}")
 
 
-def _default_recipe() -> str:
-    from melanoma.models.backend import has_gpu
-
-    recipe = "gpu" if has_gpu() else "cpu"
-    print(f"note: no --recipe given; using {recipe}", file=sys.stderr)
-    return recipe
-
-
-def _start(data: Path, recipe: str | None, overrides: list[str] | None, name: str | None, runs: Path) -> Any:
-    from melanoma import pipeline
-    from melanoma.config import load_settings
-    from melanoma.runs import default_name
-
-    recipe = recipe or _default_recipe()
-    name = name or default_name(recipe)
-    if Path(name).name != name or name == "cache":
-        raise UsageError(f"--name {name!r} cannot be a run's name: give one plain word; the folder around it is --runs")
-    begun = pipeline.start(data, load_settings(recipe, overrides), runs / name, runs / "cache", recipe)
+def _started(begun: Any) -> Any:
     print(f"run folder: {begun.folder}", file=sys.stderr)
     _resumable.append(begun.folder)
     return begun

@@ -5,6 +5,7 @@ A recipe holds only what differs from the defaults below. It knows nothing of wh
 
 import difflib
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -150,7 +151,7 @@ def recipe_path(recipe: str) -> Path:
     raise UsageError(f"there is no recipe {recipe!r}; known: {', '.join(known)}, or the path of a TOML file")
 
 
-def load_settings(recipe: str | Path, overrides: list[str] | None = None) -> Settings:
+def load_settings(recipe: str | Path, overrides: Sequence[str] = ()) -> Settings:
     """Read a recipe, apply `section.key=value` overrides in their order, and check every value.
 
     Raises UsageError naming the setting, the value and, for an unknown name, the nearest one.
@@ -160,7 +161,7 @@ def load_settings(recipe: str | Path, overrides: list[str] | None = None) -> Set
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not valid TOML: {error}") from error
-    for override in overrides or []:
+    for override in overrides:
         _apply(values, override)
     return settings_from(values)
 

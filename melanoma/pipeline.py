@@ -3,8 +3,10 @@
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from melanoma.config import Settings
+from melanoma.config import Settings, load_settings
 from melanoma.data.cache import Cache
 from melanoma.data.encode import Encoder, learn_encoder
 from melanoma.errors import MelanomaError, MissingExtraError
@@ -27,10 +29,10 @@ from melanoma.inference.engine import Engine
 from melanoma.inference.predict import score
 from melanoma.inference.submission import write_submission
 from melanoma.models.backbones import check_weights
-from melanoma.models.backend import BACKEND, installed_backends
+from melanoma.models.backend import BACKEND, has_gpu, installed_backends
 from melanoma.models.losses import build_loss
 from melanoma.prepare import Prepared, prepare
-from melanoma.runs import Run, create_run
+from melanoma.runs import CACHE, Run, create_run, default_name, open_run
 from melanoma.training.export import export_network, load_network
 from melanoma.training.progress import console, counting
 from melanoma.training.train import precision, train_fold
@@ -39,16 +41,59 @@ COMPARED_IMAGES = 8  # that an exported network is proven equal on
 PREDICTION_COLUMNS = ["image_name", "patient_id", "fold", "target", "probability", "answer"]
 
 
-def start(data: Path, settings: Settings, folder: Path, cache_root: Path, recipe: str) -> Run:
-    """Create a run folder for a dataset; fails before anything is written where a setting names what is not there."""
+def run(
+    data: Path | str,
+    recipe: str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    name: str | None = None,
+    runs: Path | str = "runs",
+) -> Run:
+    """Do the whole job: from a dataset folder to networks, a report and a submission file.
+
+    recipe: a recipe's name or a TOML file, by default `gpu` where there is one, else `cpu`. overrides:
+    "section.key=value" each. name: of the run, by default recipe and UTC time. runs: the folder that runs and the
+    image cache are kept in. Raises MelanomaError, and Interrupted after saving where Ctrl-C was pressed.
+    """
+    begun = start(data, recipe, overrides, name=name, runs=runs)
+    finish(begun)
+    return begun
+
+
+def resume(folder: Path | str) -> Run:
+    """Go on with a run from where it stands to its report; raises MelanomaError where the folder is no run."""
+    opened = open_run(Path(folder))
+    finish(opened)
+    return opened
+
+
+def start(
+    data: Path | str,
+    recipe: str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    name: str | None = None,
+    runs: Path | str = "runs",
+) -> Run:
+    """Create a run folder for a dataset, as `run` does; nothing is written where an argument is wrong."""
+    data, runs, recipe = Path(data), Path(runs), recipe or default_recipe()
+    settings = load_settings(recipe, overrides)
     check_weights(settings.model)
     build_loss(settings.loss)
     if not data.is_dir():
         raise MelanomaError(f"the dataset folder {data} is not there")
-    run = create_run(folder, settings)
-    write_json(run.environment, environment(settings) | {"recipe": recipe})
-    write_json(run.data, {"folder": str(data.resolve()), "cache": str(cache_root.resolve())})
-    return run
+    begun = create_run(runs, name or default_name(recipe), settings)
+    command = ["melanoma", "run", str(data), "--recipe", recipe, *(f"--set={override}" for override in overrides)]
+    write_json(begun.environment, {"command": shlex.join(command), **environment(settings)})
+    write_json(begun.data, {"folder": str(data.resolve()), "cache": str((runs / CACHE).resolve())})
+    return begun
+
+
+def default_recipe() -> str:
+    """Name the recipe for this machine, and say so."""
+    recipe = "gpu" if has_gpu() else "cpu"
+    note(f"no recipe given; using {recipe}")
+    return recipe
 
 
 def finish(run: Run) -> None:
@@ -214,7 +259,7 @@ def submit(run: Run, prepared: Prepared) -> None:
 
 
 def environment(settings: Settings) -> dict[str, Any]:
-    """Describe what a run is made with: versions, machine, backend, precision, command."""
+    """Describe what a run is made with: versions, machine, backend, precision."""
     versions = {}
     for package in ("melanoma", "keras", BACKEND, "numpy", "pandas", "pillow", "opencv-python-headless", "onnxruntime"):
         try:
@@ -222,7 +267,6 @@ def environment(settings: Settings) -> dict[str, Any]:
         except PackageNotFoundError:
             versions[package] = "not installed as a package"
     return {
-        "command": " ".join(["melanoma", *sys.argv[1:]]),
         "python": platform.python_version(),
         "system": platform.platform(),
         "cores": os.cpu_count(),

@@ -11,6 +11,8 @@ from melanoma.config import Settings, settings_from, to_toml
 from melanoma.errors import MelanomaError, UsageError
 from melanoma.files import locked, write_text
 
+CACHE = "cache"  # beside the runs, shared by them
+
 
 @dataclass(frozen=True)
 class Run:
@@ -122,8 +124,14 @@ def default_name(recipe: str) -> str:
     return f"{Path(recipe).stem}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
 
 
-def create_run(folder: Path, settings: Settings) -> Run:
-    """Make a new run folder with its configuration in it; raises MelanomaError where one is there already."""
+def create_run(runs: Path, name: str, settings: Settings) -> Run:
+    """Make a new run folder with its configuration in it.
+
+    Raises UsageError for a name that cannot be a folder's, MelanomaError where the folder is there already.
+    """
+    if Path(name).name != name or name == CACHE:
+        raise UsageError(f"--name {name!r} cannot be a run's name: give one plain word; the folder around it is --runs")
+    folder = runs / name
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise MelanomaError(f"{folder} is there already; give another --name, or go on with: melanoma resume {folder}")
     run = Run(folder)

@@ -265,7 +265,7 @@ def test_one_training_step_gives_the_same_loss_on_every_backend(tmp_path: Path) 
         environment = os.environ | {"KERAS_BACKEND": backend}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
-        losses[backend] = eval(done.stdout.strip().splitlines()[-1])  # noqa: S307
+        losses[backend] = eval(done.stdout.strip().splitlines()[-1])
     print(losses)
     first = losses[installed[0]]
     for backend, found in losses.items():

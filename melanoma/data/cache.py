@@ -121,7 +121,7 @@ def _read(source: Source, settings: ImageSettings) -> tuple[UInt8Array, dict[str
     try:
         content = source.read()
         width, height = original_size(content, source.image_name)
-        row = {
+        row: dict[str, str | int] = {
             "image_name": source.image_name,
             "sha256": hashlib.sha256(content).hexdigest(),
             "bytes": len(content),

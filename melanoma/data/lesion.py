@@ -28,7 +28,7 @@ def _rgb(red: float, green: float, blue: float) -> FloatArray:
 MELANIN = _rgb(0.52, 0.95, 1.45)
 BLOOD = _rgb(0.10, 0.85, 0.70)
 SKIN = _rgb(0.97, 0.90, 0.84)  # reflectance without pigment
-BLUE_GREY = _rgb(0.36, 0.41, 0.50)  # melanin deep in the skin scatters blue back
+BLUE_GREY = _rgb(0.40, 0.42, 0.49)  # melanin deep in the skin scatters blue back
 HAIR = _rgb(0.10, 0.06, 0.05)
 
 
@@ -73,7 +73,7 @@ def draw(rng: Generator, camera: Camera, tone: float, traits: Traits) -> UInt8Ar
     melanin = (melanin + 1.1 * black) * (1 - 0.8 * white)
     blood += 0.7 * red
     light = np.exp(-melanin * MELANIN - blood * BLOOD) * SKIN
-    light += 0.75 * blue * (BLUE_GREY - light)
+    light += 0.7 * blue * (BLUE_GREY - light)
     light = _hairs(rng, light)
     light = _ruler(rng, _bubbles(rng, light))
     return _photographed(rng, light, camera)

@@ -12,7 +12,9 @@ def build_classifier(
     settings: ModelSettings,
     images: ImageSettings,
     metadata_features: int = 0,
+    *,
     prior: float = 0.5,
+    seed: int = 0,
     weights: str | None = None,
 ) -> Any:
     """Build the Keras model that gives the probability of melanoma.
@@ -30,7 +32,8 @@ def build_classifier(
     feature_map = build_backbone(settings, images.size_px, weights)(x)
     features = layers.GlobalAveragePooling2D(dtype="float32", name="features")(feature_map)
     if settings.dropout:
-        features = layers.Dropout(settings.dropout, dtype="float32")(features)
+        # without a seed of its own Keras on PyTorch draws from a state that no checkpoint holds
+        features = layers.Dropout(settings.dropout, seed=seed, dtype="float32")(features)
     start = keras.initializers.Constant(math.log(prior / (1 - prior)))
     logit = layers.Dense(1, bias_initializer=start, dtype="float32", name="image_logit")(features)
     inputs = [image]

@@ -25,7 +25,7 @@ from melanoma.training.progress import Interrupted, TrainingProgress, stop_reque
 from melanoma.training.state import Position, load_state, read_position, save_state
 
 
-def train_fold(
+def train_fold(  # noqa: PLR0915  one straight line
     run: Run, fold: int, settings: Settings, *, training: pd.DataFrame, validation: pd.DataFrame, cache: Cache
 ) -> None:
     """Train one fold's network and leave its weights, history, encoder and state in the run.
@@ -62,7 +62,15 @@ def train_fold(
     keras.utils.set_random_seed(settings.seed + fold)
     keras.config.set_dtype_policy(precision(settings.train))
     prior = 0.5 if weights is not None else float(training["target"].mean())
-    classifier = build_classifier(settings.model, settings.images, len(encoder.feature_names), prior)
+    ready_weights = "none" if run.state(fold).exists() else None  # a saved state replaces them
+    classifier = build_classifier(
+        settings.model,
+        settings.images,
+        len(encoder.feature_names),
+        prior=prior,
+        seed=settings.seed + fold,
+        weights=ready_weights,
+    )
     model = _with_augmentation(classifier, settings, settings.seed + fold)
     optimizer = build_optimizer(settings.train, len(train))
     model.compile(optimizer, build_loss(settings.loss), metrics=[keras.metrics.BinaryAccuracy(name="accuracy")])

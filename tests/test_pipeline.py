@@ -1,0 +1,243 @@
+"""The whole job on the embedded dataset: interrupted and resumed, in every kind of balance, and with bad input."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from melanoma import pipeline
+from melanoma.data.synthetic import make_dataset
+from melanoma.errors import DataError, MelanomaError, ModelError, UsageError
+from melanoma.evaluation.metrics import auc
+from melanoma.inference.bundle import read_bundle
+from melanoma.inference.engine import Engine
+from melanoma.inference.predict import dihedral, score
+from melanoma.runs import Run
+from melanoma.training.progress import Interrupted, TrainingProgress
+
+TINY = [
+    "images.size_px=32",
+    "model.backbone=small",
+    "model.weights=none",
+    "train.epochs=2",
+    "train.batch_size=16",
+    "evaluate.bootstrap_samples=100",
+    "evaluate.views=1",
+]
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("embedded") / "data"
+    make_dataset(folder, images=160, test_images=20)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return pipeline.run(data, "demo", [*TINY, "folds.count=2"], name="whole", runs=tmp_path_factory.mktemp("runs"))
+
+
+def test_the_run_folder_is_complete(whole: Run) -> None:
+    for path in (
+        *(whole.config, whole.environment, whole.data, whole.folds, whole.predictions, whole.test_predictions),
+        *(whole.metrics, whole.report, whole.submission, whole.figures / "roc.png", whole.bundle / "model.json"),
+        *(path(fold) for path in (whole.weights, whole.history, whole.encoder) for fold in (0, 1)),
+    ):
+        assert path.is_file(), path
+    assert not [path.name for path in whole.folder.rglob(".*.*")]  # nothing half-written is left
+
+
+def test_every_kept_row_is_predicted_once_by_the_fold_that_did_not_see_it(whole: Run) -> None:
+    predictions, folds = pd.read_csv(whole.predictions), pd.read_csv(whole.folds)
+    assert predictions["image_name"].is_unique
+    assert set(predictions["fold"]) == {0, 1}
+    known = folds.set_index("image_name")["fold"]
+    assert (known[predictions["image_name"]].to_numpy() == predictions["fold"]).all()
+    assert folds.groupby("patient_id")["fold"].nunique().max() == 1
+    assert list(predictions)[:5] == ["image_name", "patient_id", "fold", "target", "probability"]
+    assert set(predictions["answer"]) <= {0, 1}
+    assert ((predictions["probability"] >= 0.5) == predictions["answer"]).all()
+
+
+def test_metrics_are_what_the_predictions_say(whole: Run) -> None:
+    predictions, metrics = pd.read_csv(whole.predictions), json.loads(whole.metrics.read_text())
+    assert metrics["auc"]["value"] == pytest.approx(auc(predictions["target"], predictions["probability"]))
+    assert metrics["images"] == len(predictions)
+    assert metrics["control"]["auc"]["value"] is not None
+
+
+def test_the_submission_has_exactly_the_test_tables_ids(whole: Run, data: Path) -> None:
+    submission, test = pd.read_csv(whole.submission), pd.read_csv(data / "test.csv")
+    assert list(submission) == ["image_name", "target"]
+    assert list(submission["image_name"]) == list(test["image_name"])
+    assert submission["target"].between(0, 1).all()
+
+
+def test_the_bundle_answers_as_keras_does_on_real_pixels(whole: Run) -> None:
+    bundle = read_bundle(whole.folder)
+    assert [network["fold"] for network in bundle.description["networks"]] == [0, 1]
+    for network in bundle.description["networks"]:
+        assert network["largest_difference"]["logit"] <= 1e-4
+    engine = Engine(bundle.networks[0])
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    alone = [engine.answer(images[[number]]).logit[0] for number in range(5)]
+    assert np.allclose(engine.answer(images).logit, alone, atol=1e-5)
+    rows = np.arange(5)
+    eight = score(engine, images, rows, views=8)
+    turned = score(engine, np.ascontiguousarray(np.rot90(images, axes=(1, 2))), rows, views=8)
+    assert np.allclose(eight, turned, atol=1e-5)
+    assert len({view.tobytes() for view in dihedral(images, 8)}) == 8
+
+
+def test_a_changed_bundle_is_refused(whole: Run, tmp_path: Path) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(whole.bundle, copy)
+    network = copy / "fold-0.onnx"
+    content = bytearray(network.read_bytes())
+    content[len(content) // 2] ^= 1
+    network.write_bytes(content)
+    with pytest.raises(ModelError, match=r"fold-0\.onnx"):
+        read_bundle(copy)
+    with pytest.raises(ModelError, match="neither a bundle nor a run"):
+        read_bundle(tmp_path)
+
+
+def test_the_report_names_result_control_and_limits(whole: Run) -> None:
+    page = whole.report.read_text()
+    for words in ("Research use only. Not a medical device. Not for diagnosis.", "age, sex and site", "95 %"):
+        assert words in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def interrupted_at(monkeypatch: pytest.MonkeyPatch, epoch: int, step: int) -> None:
+    plain = TrainingProgress.step
+
+    def then_interrupt(self: TrainingProgress, at_epoch: int, at_step: int, loss: float) -> None:
+        plain(self, at_epoch, at_step, loss)
+        if (at_epoch, at_step) == (epoch, step):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(TrainingProgress, "step", then_interrupt)
+
+
+@pytest.mark.parametrize(("epoch", "step"), [(0, 2), (1, 0)])
+def test_an_interrupted_run_resumes_to_the_same_weights(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int, step: int
+) -> None:
+    # weights drawn by balance, dropout and metadata: everything that has a random state or a place in it
+    settings = [*TINY, "balance.method=weights", "model.dropout=0.3", "model.metadata=true", "augment.contrast=0.2"]
+    plain = pipeline.run(data, "demo", settings, name="plain", runs=tmp_path)
+    with monkeypatch.context() as patch:
+        interrupted_at(patch, epoch, step)
+        with pytest.raises(Interrupted):
+            pipeline.run(data, "demo", settings, name="stopped", runs=tmp_path)
+    assert not (tmp_path / "stopped" / "submission.csv").exists()
+    stopped = pipeline.resume(tmp_path / "stopped")
+    with np.load(plain.state(0) / "variables.npz") as one, np.load(stopped.state(0) / "variables.npz") as other:
+        assert one.files == other.files
+        for name in one.files:
+            assert np.array_equal(one[name], other[name]), name
+    columns = ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "val_auc", "learning_rate"]
+    histories = [pd.read_csv(run.history(0))[columns] for run in (plain, stopped)]
+    pd.testing.assert_frame_equal(*histories)
+    assert plain.submission.read_bytes() == stopped.submission.read_bytes()
+
+
+def test_a_finished_run_resumes_without_training_again(whole: Run) -> None:
+    before = whole.weights(0).stat().st_mtime_ns, whole.metrics.read_text()
+    pipeline.resume(whole.folder)
+    assert (whole.weights(0).stat().st_mtime_ns, whole.metrics.read_text()) == before
+
+
+def test_the_notebooks_balance_judges_all_rows_of_the_held_out_patients_too(data: Path, tmp_path: Path) -> None:
+    settings = [*TINY, "train.epochs=1", "balance.method=rows_before_folds", "images.filters=['no_noise']"]
+    run = pipeline.run(data, "demo", settings, name="notebook", runs=tmp_path)
+    balanced, everything = pd.read_csv(run.predictions), pd.read_csv(run.held_out_predictions)
+    assert set(balanced["image_name"]) < set(everything["image_name"])
+    assert set(balanced["patient_id"]) == set(everything["patient_id"])
+    table = pd.read_csv(data / "train.csv")
+    of_held_out = table[table["patient_id"].isin(balanced["patient_id"])]
+    assert set(everything["image_name"]) <= set(of_held_out["image_name"])
+    remarks = " ".join(json.loads(run.data.read_text())["remarks"])
+    assert "random split by image" in remarks
+    assert json.loads(run.metrics.read_text())["all_rows_of_held_out_patients"]["images"] == len(everything)
+
+
+def test_a_given_fold_file_is_used(whole: Run, data: Path, tmp_path: Path) -> None:
+    settings = [*TINY, "train.epochs=1", f"folds.file={whole.folds}"]
+    run = pipeline.run(data, "demo", settings, name="given", runs=tmp_path)
+    assert run.folds.read_bytes() == whole.folds.read_bytes()
+    torn = pd.read_csv(whole.folds)
+    patient = torn["patient_id"].value_counts().index[0]
+    torn.loc[torn.index[torn["patient_id"] == patient][0], "fold"] ^= 1
+    torn.to_csv(tmp_path / "torn.csv", index=False)
+    with pytest.raises(DataError, match=patient):
+        pipeline.run(data, "demo", [*TINY, f"folds.file={tmp_path / 'torn.csv'}"], name="torn", runs=tmp_path)
+
+
+def test_a_second_run_reuses_the_cache_and_a_changed_setting_builds_another(data: Path, tmp_path: Path) -> None:
+    settings = [*TINY, "train.epochs=1"]
+    pipeline.run(data, "demo", settings, name="a", runs=tmp_path)
+    caches = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir() if path.is_dir()}
+    pipeline.run(data, "demo", settings, name="b", runs=tmp_path)
+    assert caches == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir() if path.is_dir()}
+    pipeline.run(data, "demo", [*settings, "images.filters=['eroded']"], name="c", runs=tmp_path)
+    assert len([path for path in (tmp_path / "cache").iterdir() if path.is_dir()]) == 2 * len(caches)
+
+
+def test_a_run_is_never_overwritten_and_its_data_may_not_change(whole: Run, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(MelanomaError, match="is there already"):
+        pipeline.start(data, "demo", TINY, name=whole.name, runs=whole.folder.parent)
+    with pytest.raises(UsageError, match="cannot be a run's name"):
+        pipeline.start(data, "demo", TINY, name="../x", runs=tmp_path)
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    begun = pipeline.start(copy, "demo", TINY, name="changed", runs=tmp_path)
+    settings = begun.settings()
+    pipeline.reopen(begun, settings)
+    table = (copy / "train.csv").read_text()
+    (copy / "train.csv").write_text(table.replace("male", "female", 1))
+    with pytest.raises(MelanomaError, match=r"train\.csv changed"):
+        pipeline.reopen(begun, settings)
+
+
+def test_missing_and_broken_images_are_named_before_training(data: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    first, second = sorted((copy / "jpeg" / "train").iterdir())[:2]
+    first.write_bytes(first.read_bytes()[:500])
+    with pytest.raises(DataError, match=first.stem):
+        pipeline.run(copy, "demo", TINY, name="broken", runs=tmp_path)
+    second.unlink()
+    with pytest.raises(DataError, match=second.stem):
+        pipeline.run(copy, "demo", TINY, name="missing", runs=tmp_path)
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+
+
+def test_a_loss_that_is_no_number_stops_with_the_images_named(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from melanoma.models.backend import keras
+
+    broken = keras.losses.get("binary_crossentropy")
+    monkeypatch.setattr("melanoma.training.train.build_loss", lambda _: lambda y, p: broken(y, p) * float("nan"))
+    with pytest.raises(MelanomaError, match=r"no longer a number at epoch 1, step 1 \(images \w+"):
+        pipeline.run(data, "demo", TINY, name="nan", runs=tmp_path)
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is absent")
+def test_the_notebook_recipe_trains_inception_resnet_at_299_pixels_on_real_images(tmp_path: Path) -> None:
+    settings = ["model.weights=none", "data.limit=40", "train.epochs=1", "train.batch_size=4"]
+    begun = pipeline.start(SHARED / "isic", "notebook", settings, name="notebook", runs=tmp_path)
+    resolved = begun.settings()
+    assert (resolved.model.backbone, resolved.images.size_px) == ("InceptionResNetV2", 299)
+    prepared = pipeline.reopen(begun, resolved)
+    assert prepared.cache.images.shape[1:] == (299, 299, 3)
+    assert prepared.table.loc[prepared.kept, "target"].mean() == 0.5
