@@ -72,7 +72,9 @@ def draw(rng: Generator, camera: Camera, tone: float, traits: Traits) -> UInt8Ar
     blue, red, black, white = (_patch(rng, lesion, traits) for _ in range(4))
     melanin = (melanin + 1.1 * black) * (1 - 0.8 * white)
     blood += 0.7 * red
-    light = np.exp(-melanin * MELANIN - blood * BLOOD) * SKIN
+    light = -melanin * MELANIN
+    light -= blood * BLOOD
+    light = np.exp(light, out=light) * SKIN
     light += 0.7 * blue * (BLUE_GREY - light)
     light = _hairs(rng, light)
     light = _ruler(rng, _bubbles(rng, light))
@@ -93,8 +95,11 @@ def _noise(rng: Generator, shape: Shape, scale_px: float) -> FloatArray:
 
 def _clouds(rng: Generator, shape: Shape, scale_px: float) -> FloatArray:
     """Return noise of three sizes, the smaller the weaker; mean about 0, standard deviation about 1."""
-    wide, middle, fine = (_noise(rng, shape, max(2.5, scale_px / 2.3**size)) for size in range(3))
-    field: FloatArray = 0.82 * wide + 0.49 * middle + 0.29 * fine
+    shrink = 2 / max(2.5, scale_px / 5.3)  # summed where the finest blobs are two pixels wide, then enlarged once
+    small = (round(shape[0] * shrink) + 2, round(shape[1] * shrink) + 2)
+    wide, middle, fine = (_noise(rng, small, max(2.0, scale_px * shrink / 2.3**size)) for size in range(3))
+    total = 0.82 * wide + 0.49 * middle + 0.29 * fine
+    field: FloatArray = cv2.resize(total, shape[::-1], interpolation=cv2.INTER_CUBIC)
     return field
 
 
@@ -230,6 +235,8 @@ def _hairs(rng: Generator, light: FloatArray) -> FloatArray:
     """Lay no, few or many hairs over the picture, combed roughly one way."""
     many = rng.integers(0, 4)  # half of the pictures have none
     count = rng.integers(1, 6) if many == 2 else rng.integers(6, 22) * (many == 3)
+    if count == 0:
+        return light
     ink = np.zeros(light.shape[1:], np.uint8)
     size = np.array(ink.shape[::-1])
     heading, along = rng.uniform(0, math.pi), np.linspace(0, 1, 24)[:, None]
@@ -283,7 +290,10 @@ def _photographed(rng: Generator, light: FloatArray, camera: Camera) -> UInt8Arr
         lamp = lamp * _step(rng.uniform(0.92, 1.15) - away, 0.012) + 0.015
     grain = camera.noise * rng.standard_normal(away.shape, dtype=np.float32)
     gain = _rgb(*camera.cast) * rng.normal(1, 0.025, (3, 1, 1)).astype(np.float32)
-    light = np.clip(0.6 + camera.contrast * (light * gain - 0.6), 0, 1) * lamp
-    planes = [cv2.GaussianBlur(plane, (0, 0), camera.blur_px) + grain for plane in light]
-    image: UInt8Array = cv2.merge([np.clip(plane * 255 + 0.5, 0, 255).astype(np.uint8) for plane in planes])
+    planes = []
+    for plane, factor in zip(light, (camera.contrast * gain).ravel(), strict=True):
+        seen = np.clip(plane * factor + 0.6 * (1 - camera.contrast), 0, 1) * lamp
+        seen = cv2.GaussianBlur(seen, (0, 0), camera.blur_px) + grain
+        planes.append(np.clip(seen * 255 + 0.5, 0, 255).astype(np.uint8))
+    image: UInt8Array = cv2.merge(planes)
     return image

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from melanoma.config import ModelSettings
 from melanoma.errors import MelanomaError, ModelError, UsageError
-from melanoma.models.backend import keras
+from melanoma.models.backend import BACKEND, keras
 
 InputRange = Literal["0..255", "-1..1", "imagenet", "imagenet_bgr"]
 
@@ -87,10 +87,10 @@ def check_weights(settings: ModelSettings) -> None:
         )
 
 
-def build_backbone(settings: ModelSettings, size_px: int, weights: str | None = None) -> Any:
+def build_backbone(settings: ModelSettings, size_px: int, weights: str | None = None, plain: bool = False) -> Any:
     """Build the network without its top for square images, with the weights that the settings name.
 
-    `weights` overrules the settings: "none" where the caller loads its own afterwards.
+    On PyTorch its layers are those of `channels_last`, unless `plain`. `weights` overrules the settings: "none" where the caller loads its own afterwards.
     Raises UsageError for an unknown name or an image too small for the network, ModelError for weights of another
     network, MelanomaError where ImageNet weights cannot be downloaded.
     """
@@ -115,6 +115,10 @@ def build_backbone(settings: ModelSettings, size_px: int, weights: str | None = 
         raise MelanomaError(_where_to_put(settings.backbone, error)) from error
     if source not in ("imagenet", "none"):
         _load(network, Path(source), settings.backbone)
+    if BACKEND == "torch" and not plain:
+        from melanoma.models.channels_last import channels_last
+
+        return channels_last(network)
     return network
 
 

@@ -16,20 +16,21 @@ def build_classifier(
     prior: float = 0.5,
     seed: int = 0,
     weights: str | None = None,
+    plain: bool = False,
 ) -> Any:
     """Build the Keras model that gives the probability of melanoma.
 
     Inputs: `image` float32 (batch, size_px, size_px, 3) in [0, 255] and, with the metadata tower, `metadata` float32
     (batch, metadata_features). Output: float32 (batch, 1) in [0, 1]. The last bias starts at the logit of `prior`.
     The logit is the image's share plus the table's, so an activation map tells where the image's share came from.
-    Raises what `build_backbone` raises.
+    weights, plain: as for `build_backbone`, which also tells what is raised.
     """
     layers = keras.layers
     image = keras.Input((images.size_px, images.size_px, 3), name="image", dtype="float32")
     x = image
     for layer in scaling_layers(settings.backbone):
         x = layer(x)
-    feature_map = build_backbone(settings, images.size_px, weights)(x)
+    feature_map = build_backbone(settings, images.size_px, weights, plain)(x)
     features = layers.GlobalAveragePooling2D(dtype="float32", name="features")(feature_map)
     if settings.dropout:
         # without a seed of its own Keras on PyTorch draws from a state that no checkpoint holds

@@ -23,7 +23,7 @@ def load_network(weights: Path, settings: Settings, metadata_features: int) -> A
     Raises ModelError where the weights are missing or of another network.
     """
     keras.config.set_dtype_policy("float32")
-    classifier = build_classifier(settings.model, settings.images, metadata_features, weights="none")
+    classifier = build_classifier(settings.model, settings.images, metadata_features, weights="none", plain=True)
     try:
         classifier.load_weights(weights)
     except (OSError, ValueError, KeyError) as error:
