@@ -34,7 +34,7 @@ from melanoma.models.losses import build_loss
 from melanoma.prepare import Prepared, prepare
 from melanoma.runs import CACHE, Run, create_run, default_name, open_run
 from melanoma.training.export import export_network, load_network
-from melanoma.training.progress import console, counting
+from melanoma.training.progress import counting, say
 from melanoma.training.train import precision, train_fold
 
 COMPARED_IMAGES = 8  # that an exported network is proven equal on
@@ -169,7 +169,7 @@ def export(run: Run, settings: Settings, prepared: Prepared) -> Bundle:
     bundle = write_bundle(run.bundle, paths, description, _card(run, settings, prepared))
     for path in paths:
         path.unlink()
-    console.print(f"exported {len(paths)} network{'s' if len(paths) > 1 else ''} to {run.bundle}", markup=False)
+    say(f"exported {len(paths)} network{'s' if len(paths) > 1 else ''} to {run.bundle}")
     return bundle
 
 
@@ -277,8 +277,8 @@ def environment(settings: Settings) -> dict[str, Any]:
 
 
 def note(remark: str) -> None:
-    """Say something that the user should know, on stderr."""
-    console.print(f"note: {remark}", markup=False, soft_wrap=True)
+    """Say something that the user should know."""
+    say(f"note: {remark}")
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

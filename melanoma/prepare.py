@@ -183,7 +183,8 @@ def _near_remarks(table: pd.DataFrame, near: list[tuple[str, str]]) -> list[str]
     apart = [f"{first} and {second}" for first, second in near if patient[first] != patient[second]]
     if not apart:
         return []
+    one = len(apart) == 1
     return [
-        f"{len(apart):,} pairs of images look like one picture under two patient ids and are kept on one side of every "
-        f"split: {listed(apart)}"
+        f"{len(apart):,} {'pair of images looks' if one else 'pairs of images look'} like one picture under two "
+        f"patient ids and {'is' if one else 'are'} kept on one side of every split: {listed(apart)}"
     ]

@@ -15,7 +15,7 @@ ROOMS = [
 ]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 BACKENDS = {"torch", "jax", "tensorflow"}
-MAY_NAME_A_BACKEND = {"models/backend.py", "training/export.py"}
+MAY_NAME_A_BACKEND = {"models/backend.py", "models/channels_last.py", "training/export.py"}
 SCORING_NEVER_IMPORTS = BACKENDS | {"keras", "pandas", "sklearn", "melanoma.models", "melanoma.training"}
 
 

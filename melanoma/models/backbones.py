@@ -26,7 +26,7 @@ class Backbone:
 
 
 def small(input_shape: tuple[int, int, int], weights: None = None, include_top: bool = False) -> Any:
-    """Build our small residual network, for small images and training from nothing (about 0.3 M parameters).
+    """Build our small network, four blocks of convolution and pooling, to train on small images from nothing.
 
     Takes float (batch, height, width, 3) in [-1, 1] and gives (batch, height / 16, width / 16, 128).
     """
@@ -34,7 +34,7 @@ def small(input_shape: tuple[int, int, int], weights: None = None, include_top: 
     layers = keras.layers
     image = keras.Input(input_shape)
     x = image
-    for channels in (24, 48, 96, 128):
+    for channels in (16, 32, 64, 128):
         x = layers.Conv2D(channels, 3, padding="same", use_bias=False)(x)
         x = layers.Activation("relu")(layers.BatchNormalization(momentum=0.9)(x))
         x = layers.MaxPooling2D()(x)
@@ -90,7 +90,8 @@ def check_weights(settings: ModelSettings) -> None:
 def build_backbone(settings: ModelSettings, size_px: int, weights: str | None = None, plain: bool = False) -> Any:
     """Build the network without its top for square images, with the weights that the settings name.
 
-    On PyTorch its layers are those of `channels_last`, unless `plain`. `weights` overrules the settings: "none" where the caller loads its own afterwards.
+    On PyTorch its layers are those of `channels_last`, unless `plain`. `weights` overrules the settings: "none" where
+    the caller loads its own afterwards.
     Raises UsageError for an unknown name or an image too small for the network, ModelError for weights of another
     network, MelanomaError where ImageNet weights cannot be downloaded.
     """

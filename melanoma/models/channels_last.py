@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from melanoma.models.backend import keras
 
-layers = keras.layers
 tensor = keras.ops.convert_to_tensor
 
 
@@ -43,7 +42,7 @@ def _convolved(images: Any, kernel: Any, layer: Any, groups: int) -> Any:
     return layer.activation(_last(convolved))
 
 
-class Conv2D(layers.Conv2D):  # type: ignore[misc]
+class Conv2D(keras.layers.Conv2D):  # type: ignore[misc]
     """keras.layers.Conv2D, named alike so that weight files fit both."""
 
     def call(self, images: Any) -> Any:
@@ -51,7 +50,7 @@ class Conv2D(layers.Conv2D):  # type: ignore[misc]
         return _convolved(images, tensor(self.kernel).permute(3, 2, 0, 1), self, self.groups)
 
 
-class DepthwiseConv2D(layers.DepthwiseConv2D):  # type: ignore[misc]
+class DepthwiseConv2D(keras.layers.DepthwiseConv2D):  # type: ignore[misc]
     """keras.layers.DepthwiseConv2D."""
 
     def call(self, images: Any) -> Any:
@@ -62,7 +61,7 @@ class DepthwiseConv2D(layers.DepthwiseConv2D):  # type: ignore[misc]
         return _convolved(images, kernel, self, channels)
 
 
-class BatchNormalization(layers.BatchNormalization):  # type: ignore[misc]
+class BatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
     """keras.layers.BatchNormalization over the last axis, in one pass."""
 
     def call(self, images: Any, training: bool | None = None, mask: Any = None) -> Any:
@@ -85,7 +84,7 @@ class BatchNormalization(layers.BatchNormalization):  # type: ignore[misc]
         return _last(seen)
 
 
-class MaxPooling2D(layers.MaxPooling2D):  # type: ignore[misc]
+class MaxPooling2D(keras.layers.MaxPooling2D):  # type: ignore[misc]
     """keras.layers.MaxPooling2D."""
 
     def call(self, images: Any) -> Any:
@@ -94,11 +93,11 @@ class MaxPooling2D(layers.MaxPooling2D):  # type: ignore[misc]
         return _last(functional.max_pool2d(images, self.pool_size, self.strides))
 
 
-SWAPS = {
-    layers.Conv2D: Conv2D,
-    layers.DepthwiseConv2D: DepthwiseConv2D,
-    layers.BatchNormalization: BatchNormalization,
-    layers.MaxPooling2D: MaxPooling2D,
+SWAPS: dict[Any, Any] = {
+    keras.layers.Conv2D: Conv2D,
+    keras.layers.DepthwiseConv2D: DepthwiseConv2D,
+    keras.layers.BatchNormalization: BatchNormalization,
+    keras.layers.MaxPooling2D: MaxPooling2D,
 }
 
 
@@ -106,7 +105,7 @@ def channels_last(network: Any) -> Any:
     """Return the same Keras network, weights and layer names included, made of the layers above where it can be."""
 
     def swapped(layer: Any) -> Any:
-        kind = SWAPS.get(type(layer), type(layer)) if _on_images(layer) else type(layer)
+        kind: Any = SWAPS.get(type(layer), type(layer)) if _on_images(layer) else type(layer)
         return kind.from_config(layer.get_config())
 
     fast = keras.models.clone_model(network, clone_function=swapped)
@@ -116,8 +115,8 @@ def channels_last(network: Any) -> Any:
 
 def _on_images(layer: Any) -> bool:
     """Tell whether a layer works on (batch, height, width, channels) in the way the layers above do."""
-    if isinstance(layer, layers.BatchNormalization):
+    if isinstance(layer, keras.layers.BatchNormalization):
         axis = layer.axis[0] if isinstance(layer.axis, list | tuple) else layer.axis
         four = len(layer.input.shape) == 4
-        return four and axis in (-1, 3) and not layer.synchronized and not layer.renorm
-    return getattr(layer, "data_format", "channels_last") == "channels_last"
+        return bool(four and axis in (-1, 3) and not layer.synchronized and not layer.renorm)
+    return bool(getattr(layer, "data_format", "channels_last") == "channels_last")

@@ -16,6 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 console = Console(stderr=True, highlight=False)
 
 
+def say(text: str) -> None:
+    """Print a line on stderr, above a bar where one is shown, as it is: no markup, no line breaks of our own."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
 class Interrupted(KeyboardInterrupt):
     """The user asked for a stop, and everything that a resume needs has been saved."""
 
@@ -63,7 +68,7 @@ def counting(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
         yield show
     if last[1]:
         seconds = time.monotonic() - start
-        console.print(f"{what}: {last[0]:,} {unit} in {seconds:,.1f} s ({last[0] / max(seconds, 1e-9):,.0f}/s)")
+        say(f"{what}: {last[0]:,} {unit} in {seconds:,.1f} s ({last[0] / max(seconds, 1e-9):,.0f}/s)")
 
 
 class TrainingProgress:
@@ -105,7 +110,7 @@ class TrainingProgress:
         """Print an epoch's row of the history."""
         mark = " (best)" if best else ""
         auc = "n/a" if row["val_auc"] is None else f"{row['val_auc']:.4f}"
-        console.print(
+        say(
             f"{self.what} epoch {int(row['epoch'])}/{self.epochs}: loss {row['loss']:.4f}, "
             f"validation loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.4f}, AUC {auc}{mark}; "
             f"{row['images_per_second']:.0f} images/s, {self.left} left"

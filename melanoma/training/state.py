@@ -14,14 +14,21 @@ from melanoma.models.backend import keras
 
 @dataclasses.dataclass
 class Position:
-    """Where training stands: the next step, the best epoch so far, and the curves."""
+    """Where training stands: the next step, this epoch's sums so far, the best epoch, and the curves."""
 
     epoch: int = 0
     step: int = 0
+    images: int = 0
+    loss: float = 0.0
+    right: float = 0.0
     best: float | None = None
     best_epoch: int = 0
     finished: bool = False
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def close_epoch(self) -> None:
+        """Go to the first step of the next epoch."""
+        self.epoch, self.step, self.images, self.loss, self.right = self.epoch + 1, 0, 0, 0.0, 0.0
 
 
 def save_state(folder: Path, model: Any, position: Position) -> None:
@@ -62,6 +69,6 @@ def load_state(folder: Path, model: Any) -> Position:
 
 
 def _variables(model: Any) -> list[Any]:
-    """List weights, seeds, optimizer and running metrics, each once, in the order in which they were made."""
-    every = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
+    """List weights, seeds and optimizer, each once, in the order in which they were made."""
+    every = [*model.variables, *model.optimizer.variables]
     return list({id(variable): variable for variable in every}.values())

@@ -84,30 +84,32 @@ def train_fold(  # noqa: PLR0915  one straight line
     with stop_requests() as stop_requested, progress as show:
         while not position.finished:
             order, started, first_step = train.order(position.epoch), time.monotonic(), position.step
-            if first_step == 0:
-                model.reset_metrics()
             while position.step < steps:
-                logs = model.train_on_batch(*_fed(train.step(order, position.step)), return_dict=True)
+                batch = _fed(train.step(order, position.step))
+                logs = model.train_on_batch(*batch, return_dict=True)  # of this batch alone
                 if not math.isfinite(logs["loss"]):
                     names = training["image_name"].iloc[order[position.step * train.batch_size :][: train.batch_size]]
                     raise MelanomaError(_not_a_number(fold, position, list(names)))
-                show.step(position.epoch, position.step, logs["loss"])
+                show.step(position.epoch, position.step, float(logs["loss"]))
                 position.step += 1
+                position.images += len(batch[1])
+                position.loss += float(logs["loss"]) * len(batch[1])
+                position.right += float(logs["accuracy"]) * len(batch[1])
                 if stop_requested():
                     save_state(run.state(fold), model, position)
                     raise Interrupted
             seconds = time.monotonic() - started
             row: dict[str, Any] = {
                 "epoch": position.epoch + 1,
-                "loss": float(logs["loss"]),
-                "accuracy": float(logs["accuracy"]),
+                "loss": position.loss / position.images,
+                "accuracy": position.right / position.images,
                 **validate(classifier, held_out, model.loss),
                 "learning_rate": float(keras.ops.convert_to_numpy(optimizer.learning_rate)),
                 "images_per_second": (steps - first_step) * train.batch_size / seconds,
             }
             best = _better(row[settings.train.monitor], position.best, settings.train.monitor)
             position.history.append(row)
-            position.epoch, position.step = position.epoch + 1, 0
+            position.close_epoch()
             if best or not run.weights(fold).exists():
                 position.best, position.best_epoch = row[settings.train.monitor], position.epoch
                 with replacing(run.weights(fold)) as aside:
