@@ -66,9 +66,9 @@ def run(
 def demo(*, overrides: Overrides = None, name: Name = None, runs: Runs = Path("runs"), json: Json = False) -> None:
     """Do the whole job on the embedded dataset of drawn lesions, in about two minutes on two cores."""
     from melanoma import pipeline
-    from melanoma.data.synthetic import make_dataset
+    from melanoma.data.synthetic import VERSION, make_dataset
 
-    data = runs / "demo-data"
+    data = runs / f"demo-data-{VERSION}"
     if not data.exists():
         print(f"drawing the embedded dataset into {data}", file=sys.stderr)
         make_dataset(data)
@@ -163,7 +163,8 @@ def submit(run: RunFolder, /) -> None:
 
     opened = _open(run)
     pipeline.submit(opened, pipeline.reopen(opened, opened.settings()))
-    print(opened.submission)
+    if opened.submission.exists():
+        print(opened.submission)
 
 
 @app.command

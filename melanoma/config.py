@@ -7,10 +7,10 @@ import difflib
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from melanoma.errors import UsageError
 
@@ -20,7 +20,7 @@ RECIPES = Path(__file__).parent / "recipes"
 class Section(BaseModel):
     """A group of settings: unknown names are refused, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataSettings(Section):
@@ -50,6 +50,13 @@ class FoldSettings(Section):
     file: str = Field("", description="a folds.csv to use instead (columns image_name and fold)")
 
 
+def _odd(value: int) -> int:
+    if value % 2 == 0:
+        raise ValueError("it must be odd")
+    return value
+
+
+OddInt = Annotated[int, AfterValidator(_odd)]
 FilterName = Literal["shades_of_grey", "remove_hair", "no_noise", "eroded"]
 
 
@@ -61,8 +68,8 @@ class ImageSettings(Section):
         "squash", description="centre: keep the aspect and cut the middle square; squash: keep everything"
     )
     filters: tuple[FilterName, ...] = Field((), description="filters applied after resizing, in this order")
-    blur_kernel_px: int = Field(5, ge=1, le=99, description="side of no_noise's Gaussian kernel, odd, pixels")
-    erosion_kernel_px: int = Field(3, ge=1, le=99, description="side of eroded's square, pixels")
+    blur_kernel_px: OddInt = Field(5, ge=1, le=99, description="side of no_noise's Gaussian kernel, odd, pixels")
+    erosion_kernel_px: OddInt = Field(3, ge=1, le=99, description="side of eroded's square, pixels")
 
 
 class ModelSettings(Section):

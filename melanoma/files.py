@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -94,18 +95,23 @@ def locked(path: Path, *, wait: bool, what: str) -> Iterator[None]:
 
     Raises MelanomaError where `wait` is false and another process holds the lock.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     holder = path.with_suffix(".holder")
     try:
-        lock.acquire(timeout=-1 if wait else 0)
-    except Timeout:
-        who = holder.read_text() if holder.exists() else "another process"
-        raise MelanomaError(f"{what} is in use by {who}") from None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            who = holder.read_text() if holder.exists() else "another process"
+            if not wait:
+                raise MelanomaError(f"{what} is in use by {who}") from None
+            print(f"note: waiting for {what}, in use by {who}", file=sys.stderr)
+            lock.acquire()
+        holder.write_text(f"process {os.getpid()}")
     except OSError as error:
+        lock.release()
         raise MelanomaError(f"{path} cannot be written: {error.strerror or error}") from error
     try:
-        holder.write_text(f"process {os.getpid()}")
         yield
     finally:
         holder.unlink(missing_ok=True)

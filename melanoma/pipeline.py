@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,18 +24,19 @@ from melanoma.evaluation import report
 from melanoma.evaluation.control import control_probabilities
 from melanoma.evaluation.figures import mistakes_figure, save
 from melanoma.evaluation.metrics import auc
-from melanoma.files import replacing, write_json
+from melanoma.files import replacing, sha256, write_json
 from melanoma.inference.bundle import RESEARCH_ONLY, Bundle, read_bundle, write_bundle
 from melanoma.inference.engine import Engine
 from melanoma.inference.predict import score
 from melanoma.inference.submission import write_submission
-from melanoma.models.backbones import check_weights
+from melanoma.models.backbones import build_backbone, check_weights
 from melanoma.models.backend import BACKEND, has_gpu, installed_backends
 from melanoma.models.losses import build_loss
 from melanoma.prepare import Prepared, prepare
 from melanoma.runs import CACHE, Run, create_run, default_name, open_run
-from melanoma.training.export import export_network, load_network
+from melanoma.training.export import export_network
 from melanoma.training.progress import counting, say
+from melanoma.training.state import read_position
 from melanoma.training.train import precision, train_fold
 
 COMPARED_IMAGES = 8  # that an exported network is proven equal on
@@ -77,11 +79,12 @@ def start(
 ) -> Run:
     """Create a run folder for a dataset, as `run` does; nothing is written where an argument is wrong."""
     data, runs, recipe = Path(data), Path(runs), recipe or default_recipe()
-    settings = load_settings(recipe, overrides)
-    check_weights(settings.model)
-    build_loss(settings.loss)
+    settings = _resolved(load_settings(recipe, overrides))
     if not data.is_dir():
         raise MelanomaError(f"the dataset folder {data} is not there")
+    build_loss(settings.loss)
+    check_weights(settings.model)
+    build_backbone(settings.model, settings.images.size_px)  # weights that cannot be had fail now, not after an hour
     begun = create_run(runs, name or default_name(recipe), settings)
     command = ["melanoma", "run", str(data), "--recipe", recipe, *(f"--set={override}" for override in overrides)]
     write_json(begun.environment, {"command": shlex.join(command), **environment(settings)})
@@ -123,12 +126,18 @@ def finish(run: Run) -> None:
 def reopen(run: Run, settings: Settings) -> Prepared:
     """Prepare a run's data, or find it prepared; raises MelanomaError where the tables changed since the run began."""
     known = json.loads(run.data.read_text())
-    prepared = prepare(Path(known["folder"]), settings, Path(known["cache"]), run.folds, counting)
-    changed = [name for name, digest in known.get("hashes", {}).items() if prepared.hashes.get(name) != digest]
-    if changed:
-        raise MelanomaError(f"{', '.join(changed)} changed since the run {run.folder} began; start a new run")
-    for remark in prepared.remarks if "hashes" not in known else []:
+    folder, cache, hashes = Path(known["folder"]), Path(known["cache"]), known.get("hashes")
+    try:
+        prepared = prepare(folder, settings, cache, run.folds, known=hashes, counting=counting)
+    except MelanomaError:
+        if hashes is None:  # nothing has come of this run yet: its name is free again once the data is mended
+            shutil.rmtree(run.folder)
+        raise
+    for remark in prepared.remarks if hashes is None else []:
         note(remark)
+    began_on = json.loads(run.environment.read_text())["backend"]
+    if began_on != BACKEND:
+        note(f"this run began on {began_on} and goes on with {BACKEND}: its weights will not be bit for bit the same")
     write_json(run.data, known | {"hashes": prepared.hashes, "remarks": prepared.remarks})
     return prepared
 
@@ -141,22 +150,34 @@ def train(run: Run, settings: Settings, prepared: Prepared) -> None:
 
 
 def export(run: Run, settings: Settings, prepared: Prepared) -> Bundle:
-    """Write each fold's network into the run's bundle, proven equal on held-out images; an existing bundle is kept."""
+    """Write each fold's network into the run's bundle, proven equal on held-out images; a bundle of these is kept.
+
+    Raises MelanomaError where a fold is not trained to its end.
+    """
+    folds = range(folds_of(prepared))
+    unfinished = [str(fold) for fold in folds if not read_position(run.state(fold)).finished]
+    if unfinished:
+        raise MelanomaError(
+            f"fold {', '.join(unfinished)} is not trained to its end; first: melanoma resume {run.folder}"
+        )
+    weights = {fold: sha256(run.weights(fold)) for fold in folds}
     if (run.bundle / "SHA256SUMS").is_file():
-        return read_bundle(run.bundle)
+        bundle = read_bundle(run.bundle)
+        if {network["fold"]: network["weights"] for network in bundle.description["networks"]} == weights:
+            return bundle
     if BACKEND != "torch":
         return _export_by_torch(run)
     networks, paths = [], []
-    for fold in range(folds_of(prepared)):
+    for fold in folds:
         encoder = _encoder(run, fold)
         held_out = prepared.held_out(fold).head(COMPARED_IMAGES)
-        rows = prepared.cache.rows_of(held_out["image_name"])
-        path = run.fold(fold) / f"fold-{fold}.onnx"
-        classifier = load_network(run.weights(fold), settings, len(encoder.feature_names))
+        images = prepared.cache.images[prepared.cache.rows_of(held_out["image_name"])]
         metadata = encoder.features(held_out) if settings.model.metadata else None
-        equality = export_network(path, classifier, prepared.cache.images[rows], metadata)
+        path = run.fold(fold) / f"fold-{fold}.onnx"
+        equality = export_network(path, run.weights(fold), settings, images, metadata)
         paths.append(path)
-        networks.append({"file": path.name, "fold": fold, "encoder": encoder.to_json(), "largest_difference": equality})
+        row = {"file": path.name, "fold": fold, "weights": weights[fold], "encoder": encoder.to_json()}
+        networks.append(row | {"largest_difference": equality})
     description = {
         "name": run.name,
         "networks": networks,
@@ -203,8 +224,12 @@ def evaluate(run: Run, settings: Settings, prepared: Prepared) -> None:
     # ---- the control: what the table alone predicts on the same folds --------------------------------------------
     table = prepared.table.assign(fold=prepared.fold)
     used = table[prepared.kept]
-    features = learn_encoder(used).features(used)
-    control = control_probabilities(features, used["target"].to_numpy(), used["fold"].to_numpy(), settings.seed)
+    target, in_fold = used["target"].to_numpy(), used["fold"].to_numpy()
+    control = np.full(len(used), np.nan)
+    for fold in range(folds_of(prepared)):
+        features = learn_encoder(used[in_fold != fold]).features(used)
+        held_out = in_fold == fold
+        control[held_out] = control_probabilities(features, target, np.where(held_out, 0, -1), settings.seed)[held_out]
     known = pd.Series(control, index=used["image_name"])
 
     # ---- the figures of metrics.json -----------------------------------------------------------------------------
@@ -253,6 +278,8 @@ def submit(run: Run, prepared: Prepared) -> None:
     if prepared.test is None:
         note("the dataset has no test.csv, so there is no submission.csv")
         return
+    if not run.test_predictions.exists():
+        raise MelanomaError(f"{run.test_predictions} is not there; first: melanoma resume {run.folder}")
     predictions = pd.read_csv(run.test_predictions, dtype={"image_name": str})
     expected = list(prepared.test["image_name"])
     write_submission(run.submission, expected, list(predictions["image_name"]), list(predictions["probability"]))
@@ -271,7 +298,7 @@ def environment(settings: Settings) -> dict[str, Any]:
         "system": platform.platform(),
         "cores": os.cpu_count(),
         "backend": BACKEND,
-        "precision": precision(settings.train),
+        "precision": settings.train.precision,
         "versions": versions,
     }
 
@@ -290,6 +317,17 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 def folds_of(prepared: Prepared) -> int:
     """Count the folds that are held out in turn."""
     return int(prepared.fold.max()) + 1
+
+
+def _resolved(settings: Settings) -> Settings:
+    """Pin what would otherwise depend on where and when a run is resumed: paths, and the precision."""
+    model, folds = settings.model, settings.folds
+    if model.weights not in ("imagenet", "none"):
+        model = model.model_copy(update={"weights": str(Path(model.weights).expanduser().resolve())})
+    if folds.file:
+        folds = folds.model_copy(update={"file": str(Path(folds.file).expanduser().resolve())})
+    train = settings.train.model_copy(update={"precision": precision(settings.train)})
+    return settings.model_copy(update={"model": model, "folds": folds, "train": train})
 
 
 def _balanced_first(settings: Settings) -> bool:
@@ -318,11 +356,11 @@ def _export_by_torch(run: Run) -> Bundle:
     """Let PyTorch write the networks that another backend trained: the weights are the same."""
     if "torch" not in installed_backends():
         raise MissingExtraError("PyTorch, which writes the ONNX files,", "train")
-    subprocess.run(
-        [sys.executable, "-m", "melanoma", "export", str(run.folder)],
-        env=os.environ | {"KERAS_BACKEND": "torch"},
-        check=True,
-    )
+    command = [sys.executable, "-m", "melanoma", "export", str(run.folder)]
+    environment = os.environ | {"KERAS_BACKEND": "torch"}
+    done = subprocess.run(command, env=environment, check=False, stdout=subprocess.PIPE)
+    if done.returncode != 0:
+        raise MelanomaError(f"PyTorch could not write the networks of {run.folder}; its message is above")
     return read_bundle(run.bundle)
 
 
@@ -332,8 +370,8 @@ def _card(run: Run, settings: Settings, prepared: Prepared) -> str:
     return (
         f"# {run.name}\n\n{RESEARCH_ONLY}\n\n"
         f"Tells melanoma from every other skin lesion on a dermoscopic photograph: {settings.model.backbone} at "
-        f"{settings.images.size_px} px, {folds_of(prepared)} network(s), trained on {len(used):,} images of "
-        f"{used['patient_id'].nunique():,} patients with {int(used['target'].sum()):,} melanomas.\n\n"
+        f"{settings.images.size_px} px, {folds_of(prepared)} network(s), trained and validated on {len(used):,} images "
+        f"of {used['patient_id'].nunique():,} patients with {int(used['target'].sum()):,} melanomas.\n\n"
         "The weights carry the licence of the images that they were trained on.\n"
         "Figures: `metrics.json` and `report.html` of the run. Settings: its `config.toml`.\n"
     )

@@ -3,18 +3,17 @@
 It builds no network and needs no deep-learning framework.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from melanoma.config import ImageSettings, Settings
-from melanoma.data.balance import equalise_sites
+from melanoma.data.balance import equalise_sites, site_weights
 from melanoma.data.cache import Cache, prepare_cache
 from melanoma.data.duplicates import dropped, groups_of, near_duplicates, same_bytes
 from melanoma.data.folds import make_folds, random_split_leak, read_folds, write_folds
@@ -24,7 +23,6 @@ from melanoma.errors import DataError, listed
 from melanoma.files import sha256
 
 Counting = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
-THUMBNAIL_PX = 64
 
 
 @contextmanager
@@ -68,16 +66,26 @@ class Prepared:
 
 
 def prepare(
-    folder: Path, settings: Settings, cache_root: Path, folds_file: Path, counting: Counting = silent
+    folder: Path,
+    settings: Settings,
+    cache_root: Path,
+    folds_file: Path,
+    *,
+    known: Mapping[str, str] | None = None,
+    counting: Counting = silent,
 ) -> Prepared:
     """Read, check, decode and split a dataset; the split is written to `folds_file`, or read where it is there already.
 
-    Raises DataError for bad rows, missing or unreadable images, and folds that split a patient.
+    known: hashes of an earlier time, by the names of `Prepared.hashes`.
+    Raises DataError for bad rows, missing or unreadable images, folds that split a patient, and whatever differs from
+    its known hash.
     """
     # ---- the table -----------------------------------------------------------------------------------------------
     dataset = read_dataset(folder)
     table = take(dataset.train, settings.data.limit, settings.seed).reset_index(drop=True)
     remarks = list(dataset.remarks)
+    hashes = {path.name: sha256(path) for path in (dataset.train_file, dataset.test_file) if path}
+    _refuse_changes(hashes, known or {})
     if len(table) < len(dataset.train):
         remarks.append(f"data.limit: {len(table):,} of {len(dataset.train):,} training images are used")
 
@@ -85,11 +93,13 @@ def prepare(
     cache, test_cache = prepare_images(dataset, table, settings.images, cache_root, counting)
 
     # ---- what must stay together, and what is there twice --------------------------------------------------------
-    hashes = pd.Series(cache.index["sha256"].to_numpy(), index=table["image_name"])
+    hashes |= {"cache": cache.key} | ({"test cache": test_cache.key} if test_cache else {})
+    _refuse_changes(hashes, known or {})
+    content = pd.Series(cache.index["sha256"].to_numpy(), index=table["image_name"])
     here = set(table["image_name"])
     official = [pair for pair in dataset.duplicate_pairs if here.issuperset(pair)]
-    exact = [*official, *same_bytes(hashes)]
-    near = near_duplicates(list(table["image_name"]), _thumbnails(cache, counting))
+    exact = [*official, *same_bytes(content)]
+    near = near_duplicates(list(table["image_name"]), cache.thumbnails)
     group = groups_of(table, [*exact, *near])
     kept = np.ones(len(table), bool)
     twice = dropped(table, exact)
@@ -97,35 +107,24 @@ def prepare(
         kept &= ~twice
         remarks.append(f"{twice.sum():,} duplicates are left out; the first of each set is kept")
     remarks += _near_remarks(table, near)
+    remarks += _seen_in_test(table, content, dataset.test, test_cache)
 
     # ---- balance and folds ---------------------------------------------------------------------------------------
     if settings.balance.method == "rows_before_folds":
         equal, notes = equalise_sites(table[kept], settings.seed)
-        kept = table.index.isin(equal.index)
+        kept = table["image_name"].isin(equal["image_name"]).to_numpy()
         remarks += [f"{len(equal):,} rows are left after equal numbers for each site", *notes]
         leak = random_split_leak(equal, settings.folds.validation_share, settings.seed)
         remarks.append(
             f"a random split by image would have put {leak:.0%} of the validation images beside training images of the "
             "same patient; this split puts none"
         )
-    fold = _folds(table, kept, group, settings, folds_file)
-    return Prepared(
-        table,
-        cache,
-        dataset.test,
-        test_cache,
-        kept,
-        fold,
-        group,
-        remarks,
-        hashes={
-            "train.csv": sha256(dataset.train_file),
-            **({"test.csv": sha256(dataset.test_file)} if dataset.test_file else {}),
-            "folds.csv": sha256(folds_file),
-            "cache": cache.key,
-            **({"test cache": test_cache.key} if test_cache else {}),
-        },
-    )
+    together = groups_of(table, exact)  # what a given file is held to: near duplicates are a judgement
+    fold, notes = _folds(table, kept, settings, folds_file, group=group, together=together)
+    hashes["folds.csv"] = sha256(folds_file)
+    _refuse_changes(hashes, known or {})
+    prepared = Prepared(table, cache, dataset.test, test_cache, kept, fold, group, [*remarks, *notes], hashes)
+    return replace(prepared, remarks=[*prepared.remarks, *_balance_remarks(prepared, settings)])
 
 
 def prepare_images(
@@ -150,32 +149,65 @@ def prepare_images(
 
 
 def _folds(
-    table: pd.DataFrame, kept: NDArray[np.bool_], group: NDArray[np.int64], settings: Settings, file: Path
-) -> NDArray[np.int64]:
+    table: pd.DataFrame,
+    kept: NDArray[np.bool_],
+    settings: Settings,
+    file: Path,
+    *,
+    group: NDArray[np.int64],
+    together: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], list[str]]:
     """Read the run's folds, or the given file's, or make them on the kept rows; rows left out go with their group."""
     given = Path(settings.folds.file) if settings.folds.file and not file.exists() else file
     if settings.folds.file and not given.exists():
         raise DataError(f"the fold file {given} is not there")
-    if given.exists():
-        fold = read_folds(given, table, group)
-        if given != file:
-            write_folds(file, table, group, fold)
-        return np.asarray(fold, np.int64)
-    made = make_folds(table[kept], group[kept], settings.folds.count, settings.folds.validation_share, settings.seed)
-    by_group = pd.Series(np.asarray(made, np.int64), index=group[kept]).groupby(level=0).first()
-    fold = pd.Series(group).map(by_group).fillna(-1).astype(np.int64)
-    write_folds(file, table, group, fold)
-    return np.asarray(fold, np.int64)
+    if not given.exists():
+        count, share = settings.folds.count, settings.folds.validation_share
+        made = np.asarray(make_folds(table[kept], group[kept], count, share, settings.seed), np.int64)
+        by_group = pd.Series(made, index=group[kept]).groupby(level=0).first()
+        write_folds(file, table, group, pd.Series(group).map(by_group).fillna(-1).astype(np.int64))
+        given = file
+    read = read_folds(given, table, together)
+    fold = np.asarray(read, np.int64)
+    used = set(fold[kept]) - {-1}
+    if used != set(range(len(used))) or not used:
+        raise DataError(f"{given} must number its folds 0, 1, 2, ... without a gap; among the rows used are {used}")
+    if given == file:
+        return fold, []
+    write_folds(file, table, group, read)
+    notes = [f"the {len(used)} folds of {given} are used; folds.count and folds.validation_share are not"]
+    apart = pd.Series(fold).groupby(group).nunique().gt(1).sum()
+    return fold, [*notes, *([f"{apart:,} sets of near duplicates stand on both sides of its split"] if apart else [])]
 
 
-def _thumbnails(cache: Cache, counting: Counting) -> NDArray[np.uint8]:
-    """Shrink every prepared image: uint8 (rows, 64, 64, 3)."""
-    small = np.empty((len(cache.images), THUMBNAIL_PX, THUMBNAIL_PX, 3), np.uint8)
-    with counting("looking for duplicates", "images") as show:
-        for row, image in enumerate(cache.images):
-            small[row] = cv2.resize(image, (THUMBNAIL_PX, THUMBNAIL_PX), interpolation=cv2.INTER_AREA)
-            show(row + 1, len(small))
-    return small
+def _refuse_changes(found: Mapping[str, str], known: Mapping[str, str]) -> None:
+    changed = [name for name in found if name in known and found[name] != known[name]]
+    if changed:
+        raise DataError(f"{', '.join(changed)} changed since the run began; start a new run")
+
+
+def _balance_remarks(prepared: Prepared, settings: Settings) -> list[str]:
+    """Say which sites have none of one class among the training rows of each fold, where balance meets them."""
+    remarks = []
+    for fold in range(int(prepared.fold.max()) + 1):
+        rows = prepared.table.loc[prepared.kept & (prepared.fold != fold)]
+        if settings.balance.method == "rows":
+            remarks += [f"fold {fold}: {note}" for note in equalise_sites(rows, settings.seed)[1]]
+        if settings.balance.method == "weights":
+            remarks += [f"fold {fold}: {note}" for note in site_weights(rows)[1]]
+    return remarks
+
+
+def _seen_in_test(
+    table: pd.DataFrame, content: "pd.Series[str]", test: pd.DataFrame | None, test_cache: Cache | None
+) -> list[str]:
+    """Remark on patients and files that stand in both tables: a test figure is then too good."""
+    if test is None or test_cache is None:
+        return []
+    patients = set(table["patient_id"]) & set(test["patient_id"])
+    files = set(content) & set(test_cache.index["sha256"])
+    remarks = [f"{len(patients):,} patients stand in both tables: {listed(sorted(patients))}"] if patients else []
+    return [*remarks, *([f"{len(files):,} files of the test table are training images too"] if files else [])]
 
 
 def _near_remarks(table: pd.DataFrame, near: list[tuple[str, str]]) -> list[str]:

@@ -91,7 +91,7 @@ class Run:
 
     def state(self, fold: int) -> Path:
         """Everything that a resume of one fold needs."""
-        return self.fold(fold) / "state"
+        return self.fold(fold) / "state.npz"
 
     def weights(self, fold: int) -> Path:
         """One fold's weights at its best epoch."""

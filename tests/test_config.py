@@ -4,7 +4,7 @@ import tomllib
 
 import pytest
 
-from melanoma.config import RECIPES, describe, load_settings, recipe_path, settings_from, to_toml
+from melanoma.config import RECIPES, load_settings, recipe_path, settings_from, to_toml
 from melanoma.errors import UsageError
 from melanoma.models.backbones import BACKBONES
 from melanoma.models.losses import LOSSES
@@ -19,15 +19,12 @@ def test_every_recipe_is_read_and_names_things_that_exist(name: str) -> None:
     assert settings.loss.name in LOSSES
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"notebook"}))  # which is spelled out, since it is history
 def test_a_recipe_holds_only_what_differs_from_the_defaults(name: str) -> None:
-    defaults = dict(row[:2] for row in describe())
-    values = tomllib.loads(recipe_path(name).read_text())
-    changed = load_settings(name).model_dump()
-    for section, inner in values.items():
+    defaults, found = settings_from({}).model_dump(), load_settings(name).model_dump()
+    for section, inner in tomllib.loads(recipe_path(name).read_text()).items():
         for key in inner:
-            assert f"{section}.{key}" in defaults
-    assert changed != settings_from({}).model_dump()
+            assert found[section][key] != defaults[section][key], f"{section}.{key}"
 
 
 def test_the_notebook_recipe_is_the_notebook() -> None:
@@ -58,6 +55,8 @@ def test_a_resolved_configuration_reads_back_equal() -> None:
         ("train.epochs=0", "greater than or equal to 1"),
         ("train.epochs.x=0", "train.epochs = {'x': 0}: input should be a valid integer"),
         ("train", "section.key=value"),
+        ("images.blur_kernel_px=4", "images.blur_kernel_px = 4"),
+        ("train.warmup_epochs=inf", "train.warmup_epochs"),
         ("images.filters=['sharpen']", "images.filters"),
     ],
 )

@@ -27,29 +27,31 @@ def step(model: Any) -> float:
 def test_a_restored_model_goes_on_as_the_saved_one_would_have(tmp_path: Path) -> None:
     model = compiled()
     step(model)
-    save_state(tmp_path / "state", model, Position(epoch=3, step=1, best=0.5, history=[{"epoch": 1, "val_auc": None}]))
+    save_state(
+        tmp_path / "state.npz", model, Position(epoch=3, step=1, best=0.5, history=[{"epoch": 1, "val_auc": None}])
+    )
     expected = [step(model) for _ in range(3)]
     other = compiled()
-    position = load_state(tmp_path / "state", other)
+    position = load_state(tmp_path / "state.npz", other)
     assert position == Position(epoch=3, step=1, best=0.5, history=[{"epoch": 1, "val_auc": None}])
     assert [step(other) for _ in range(3)] == expected
 
 
 def test_without_a_state_training_starts_at_the_beginning(tmp_path: Path) -> None:
-    assert read_position(tmp_path) == load_state(tmp_path, compiled()) == Position()
+    assert read_position(tmp_path / "none") == load_state(tmp_path / "none", compiled()) == Position()
 
 
 def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
-    save_state(tmp_path / "state", compiled(), Position())
-    path = tmp_path / "state" / "variables.npz"
+    path = tmp_path / "state.npz"
+    save_state(path, compiled(), Position())
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(MelanomaError, match="is damaged"):
-        load_state(tmp_path / "state", compiled())
+        load_state(path, compiled())
 
 
 def test_a_state_of_another_network_is_refused(tmp_path: Path) -> None:
-    save_state(tmp_path / "state", compiled(2), Position())
+    save_state(tmp_path / "state.npz", compiled(2), Position())
     with pytest.raises(MelanomaError, match="of another network"):
-        load_state(tmp_path / "state", compiled(1))
+        load_state(tmp_path / "state.npz", compiled(1))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,9 +22,10 @@ from melanoma.data.sources import Source
 from melanoma.errors import DataError, listed
 from melanoma.files import locked, replacing_folder, write_json
 from melanoma.images.decode import decode, original_size
-from melanoma.images.filters import prepare
+from melanoma.images.filters import prepare, process
 
-VERSION = 1  # raised when decoding or a filter changes its pixels
+THUMBNAIL_PX = 64
+VERSION = 2  # raised when decoding or a filter changes its pixels
 UInt8Array = NDArray[np.uint8]
 
 
@@ -32,6 +34,7 @@ class Cache:
     """Prepared images on disk.
 
     images: uint8 (rows, size_px, size_px, 3) RGB, memory-mapped, read-only.
+    thumbnails: uint8 (rows, 64, 64, 3) RGB, the whole image squashed, no filter: the same under every recipe's filters.
     index: a table, a row an image, in the same order: image_name, sha256 (of the file's bytes), bytes, width, height
     (of the original, pixels).
     """
@@ -39,6 +42,7 @@ class Cache:
     folder: Path
     key: str
     images: UInt8Array
+    thumbnails: UInt8Array
     index: pd.DataFrame
 
     def rows_of(self, image_names: pd.Series) -> NDArray[np.int64]:
@@ -71,8 +75,9 @@ def open_cache(root: Path, key: str) -> Cache | None:
     if not (folder / "cache.json").is_file():
         return None
     images = np.load(folder / "images.npy", mmap_mode="r")
+    thumbnails = np.load(folder / "thumbnails.npy", mmap_mode="r")
     index = pd.read_csv(folder / "index.csv", dtype={"image_name": str}, keep_default_na=False)
-    return Cache(folder, key, images, index)
+    return Cache(folder, key, images, thumbnails, index)
 
 
 def prepare_cache(
@@ -97,8 +102,8 @@ def prepare_cache(
 
 
 def _build(folder: Path, sources: list[Source], settings: ImageSettings, progress: Callable[[int, int], None]) -> None:
-    shape = (len(sources), settings.size_px, settings.size_px, 3)
-    images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, shape)
+    images = _new_array(folder / "images.npy", len(sources), settings.size_px)
+    thumbnails = _new_array(folder / "thumbnails.npy", len(sources), THUMBNAIL_PX)
     rows, faults = [], []
     # threads, since decoding and filtering release the interpreter's lock
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -107,17 +112,26 @@ def _build(folder: Path, sources: list[Source], settings: ImageSettings, progres
             if isinstance(answer, DataError):
                 faults.append(str(answer))
                 continue
-            pixels, row = answer
-            images[number] = pixels
+            images[number], thumbnails[number], row = answer
             rows.append(row)
     if faults:
         raise DataError(f"{len(faults):,} of {len(sources):,} images cannot be read: {listed(faults)}")
     images.flush()
+    thumbnails.flush()
     pd.DataFrame(rows).to_csv(folder / "index.csv", index=False)
     write_json(folder / "cache.json", {"version": VERSION, "images": len(sources), **settings.model_dump(mode="json")})
 
 
-def _read(source: Source, settings: ImageSettings) -> tuple[UInt8Array, dict[str, str | int]] | DataError:
+def _new_array(path: Path, count: int, size_px: int) -> "np.memmap[Any, np.dtype[np.uint8]]":
+    """Make an empty memory-mapped array whose room on disk is taken at once: a full disk is an error, not a crash."""
+    array = np.lib.format.open_memmap(path, "w+", np.uint8, (count, size_px, size_px, 3))
+    if hasattr(os, "posix_fallocate"):
+        with path.open("rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
+
+
+def _read(source: Source, settings: ImageSettings) -> tuple[UInt8Array, UInt8Array, dict[str, str | int]] | DataError:
     try:
         content = source.read()
         width, height = original_size(content, source.image_name)
@@ -128,6 +142,7 @@ def _read(source: Source, settings: ImageSettings) -> tuple[UInt8Array, dict[str
             "width": width,
             "height": height,
         }
-        return prepare(decode(content, settings.size_px, source.image_name), settings), row
+        pixels = decode(content, max(settings.size_px, THUMBNAIL_PX), source.image_name)
+        return prepare(pixels, settings), process(pixels, THUMBNAIL_PX), row
     except DataError as error:
         return error

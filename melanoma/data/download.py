@@ -24,7 +24,7 @@ LICENCE = {
     "licenses/; name the attribution given there",
 }
 # what a network learns here is melanoma or not; in the archive's words these are melanoma
-MELANOMA = r"(?i)^melanoma\b"
+MELANOMA = r"(?i)\bmelanoma\b"
 
 
 def download(
@@ -71,7 +71,7 @@ def _from_isic(folder: Path, collection: int, limit: int) -> Path:
 
 
 def table_from_archive(metadata: Path) -> pd.DataFrame:
-    """Turn the ISIC Archive's metadata.csv into the competition's columns, rows without a diagnosis left out.
+    """Turn the ISIC Archive's metadata.csv into the competition's columns, undecided rows left out.
 
     Raises DataError where the file lacks its columns.
     """
@@ -79,7 +79,8 @@ def table_from_archive(metadata: Path) -> pd.DataFrame:
     diagnoses = sorted(name for name in map(str, rows) if name.startswith("diagnosis"))
     if "isic_id" not in rows or not diagnoses:
         raise DataError(f"{metadata} is not the ISIC Archive's metadata: it lacks isic_id or diagnosis columns")
-    rows = rows[rows[diagnoses].notna().any(axis=1)]
+    undecided = rows[diagnoses].isna().all(axis=1) | (rows[diagnoses] == "Indeterminate").any(axis=1)
+    rows = rows[~undecided]
     melanoma = rows[diagnoses].apply(lambda column: column.str.contains(MELANOMA, na=False)).any(axis=1)
     finest = rows[diagnoses].ffill(axis=1).iloc[:, -1]
     blank = pd.Series(pd.NA, index=rows.index, dtype="string")

@@ -240,7 +240,7 @@ def _curves(axes: Axes, table: pd.DataFrame, title: str, names: dict[str, str]) 
             dot = "o" if len(table) < 15 else None  # few epochs are points, many a curve
             axes.plot(epochs, table[column], line, color=COLOURS[colour], label=label, marker=dot, markersize=4)
     axes.set(title=title.capitalize(), xlabel="epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
 
 
 def _best_epoch(table: pd.DataFrame, monitor: str) -> int | None:

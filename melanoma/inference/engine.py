@@ -36,7 +36,7 @@ class Engine:
         options.intra_op_num_threads = os.cpu_count() or 1
         options.log_severity_level = 3
         try:
-            self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(path, options, providers=_providers())
         except Exception as error:  # ONNX Runtime raises its own untyped family
             raise ModelError(f"{path} cannot be loaded as a network: {error}") from error
         self.inputs = [value.name for value in self.session.get_inputs()]
@@ -48,3 +48,9 @@ class Engine:
         given = dict(zip(self.inputs, [images, metadata], strict=False))
         logit, activation_map, features = self.session.run(OUTPUTS, given)
         return Answer(logit[:, 0], activation_map[..., 0], features)
+
+
+def _providers() -> list[str]:
+    """Name what ONNX Runtime may compute on here: a CUDA GPU where its build has one, else the CPU."""
+    wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    return [name for name in wanted if name in onnxruntime.get_available_providers()]

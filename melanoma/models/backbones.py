@@ -49,9 +49,9 @@ def _keras_applications() -> dict[str, Backbone]:
         ],
         "imagenet": ["DenseNet121", "DenseNet169", "DenseNet201"],
         "imagenet_bgr": ["ResNet50", "ResNet101", "ResNet152", "VGG16", "VGG19"],
-        # these scale 0..255 themselves
+        # these scale 0..255 themselves; EfficientNetB0 to B7 are left out: they do so in one way with ImageNet weights
+        # and in another without, so that a saved network could not be rebuilt
         "0..255": [
-            *(f"EfficientNetB{size}" for size in range(8)),
             *(f"EfficientNetV2{size}" for size in ("B0", "B1", "B2", "B3", "S", "M", "L")),
             *(f"ConvNeXt{size}" for size in ("Tiny", "Small", "Base", "Large", "XLarge")),
             *("MobileNetV3Small", "MobileNetV3Large"),

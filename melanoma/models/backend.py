@@ -5,6 +5,7 @@
 
 import importlib.util
 import os
+import sys
 import warnings
 from pathlib import Path
 
@@ -19,6 +20,8 @@ def installed_backends() -> list[str]:
 
 
 def _choose() -> str:
+    if "keras" in sys.modules:  # whoever imported it first has chosen
+        return str(sys.modules["keras"].backend.backend())
     wanted = os.environ.get("KERAS_BACKEND", "")
     if wanted and wanted not in BACKENDS:
         raise UsageError(f"KERAS_BACKEND is {wanted!r}; known: {', '.join(BACKENDS)}")

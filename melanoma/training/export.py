@@ -14,16 +14,48 @@ from melanoma.inference.engine import OUTPUTS, Engine
 from melanoma.models.backend import BACKEND, keras
 from melanoma.models.classifier import answering, build_classifier
 
-TOLERANCE = 1e-3  # largest difference of a logit that float32 in another order of operations may make
+TOLERANCE = 1e-3  # that float32 in another order of operations may differ by, relative to the largest value over 1
 
 
-def load_network(weights: Path, settings: Settings, metadata_features: int) -> Any:
-    """Rebuild a trained classifier in float32 from our own settings and its weights file.
+def export_network(
+    path: Path,
+    weights: Path,
+    settings: Settings,
+    images: NDArray[np.uint8],
+    metadata: NDArray[np.float32] | None,
+) -> dict[str, float]:
+    """Write a trained network as ONNX and return how far it is from Keras on real images: the largest differences.
 
-    Raises ModelError where the weights are missing or of another network.
+    weights: the file that training left. images: uint8 (n, size_px, size_px, 3) RGB, real ones, to compare on;
+    metadata: float32 (n, features) where used. What it is compared with is the network as it was trained, in float32;
+    what is written has Keras' own layers. The file takes uint8 images (and metadata) in batches of any size and gives
+    logit, activation map and features.
+    Raises ModelError where the weights are of another network, MelanomaError where the two differ by more than
+    TOLERANCE; no file appears then.
     """
+    features = 0 if metadata is None else metadata.shape[1]
+    with keras.device("cpu"):  # a GPU rounds otherwise
+        trained = answering(_load(weights, settings, features, plain=False))
+        pixels = images.astype(np.float32)
+        expected = trained.predict_on_batch([pixels, metadata] if metadata is not None else pixels)
+        network = answering(_load(weights, settings, features, plain=True))
+        with replacing(path) as aside:
+            _write(aside, network, images, metadata)
+            answer = Engine(aside).answer(images, metadata)
+            found = {
+                "logit": _difference(answer.logit, expected[0][:, 0]),
+                "activation_map": _difference(answer.activation_map, expected[1][..., 0]),
+                "features": _difference(answer.features, expected[2]),
+            }
+            if not max(found.values()) <= TOLERANCE:
+                raise MelanomaError(f"the exported network differs from the trained one by {found}, over {TOLERANCE}")
+    return {"images": len(images), **found}
+
+
+def _load(weights: Path, settings: Settings, metadata_features: int, *, plain: bool) -> Any:
+    """Rebuild a trained classifier in float32 from our own settings and its weights file."""
     keras.config.set_dtype_policy("float32")
-    classifier = build_classifier(settings.model, settings.images, metadata_features, weights="none", plain=True)
+    classifier = build_classifier(settings.model, settings.images, metadata_features, weights="none", plain=plain)
     try:
         classifier.load_weights(weights)
     except (OSError, ValueError, KeyError) as error:
@@ -31,29 +63,8 @@ def load_network(weights: Path, settings: Settings, metadata_features: int) -> A
     return classifier
 
 
-def export_network(
-    path: Path, classifier: Any, images: NDArray[np.uint8], metadata: NDArray[np.float32] | None
-) -> dict[str, float]:
-    """Write the network as ONNX and return how far it is from Keras on real images: the largest difference of a logit.
-
-    images: uint8 (n, size_px, size_px, 3) RGB, real ones, to compare on; metadata: float32 (n, features) where used.
-    The file takes uint8 images (and metadata) in batches of any size and gives logit, activation map and features.
-    Raises MelanomaError where the two differ by more than TOLERANCE; no file appears then.
-    """
-    network = answering(classifier)
-    pixels = images.astype(np.float32)
-    expected = network.predict_on_batch([pixels, metadata] if metadata is not None else pixels)
-    with replacing(path) as aside:
-        _write(aside, network, images, metadata)
-        answer = Engine(aside).answer(images, metadata)
-        difference = float(np.abs(answer.logit - np.asarray(expected[0])[:, 0]).max())
-        map_difference = float(np.abs(answer.activation_map - np.asarray(expected[1])[..., 0]).max())
-        if not max(difference, map_difference) <= TOLERANCE:
-            raise MelanomaError(
-                f"the exported network differs from the trained one: by {difference:.2g} in its logit and "
-                f"{map_difference:.2g} in its map, over {TOLERANCE}"
-            )
-    return {"images": len(images), "logit": difference, "activation_map": map_difference}
+def _difference(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    return float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
 
 
 def _write(path: Path, network: Any, images: NDArray[np.uint8], metadata: NDArray[np.float32] | None) -> None:

@@ -2,14 +2,19 @@
 
 import dataclasses
 import json
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from melanoma.errors import MelanomaError
-from melanoma.files import replacing_folder, sha256, write_json
+from melanoma.files import replacing
 from melanoma.models.backend import keras
+
+POSITION = "position"
 
 
 @dataclasses.dataclass
@@ -31,41 +36,52 @@ class Position:
         self.epoch, self.step, self.images, self.loss, self.right = self.epoch + 1, 0, 0, 0.0, 0.0
 
 
-def save_state(folder: Path, model: Any, position: Position) -> None:
-    """Write the state of a compiled model and its position as one folder, whole or not at all."""
-    with replacing_folder(folder) as aside:
-        arrays = {f"v{number:05d}": keras.ops.convert_to_numpy(v) for number, v in enumerate(_variables(model))}
-        np.savez(aside / "variables.npz", **arrays)
-        content = dataclasses.asdict(position) | {"sha256": sha256(aside / "variables.npz")}
-        write_json(aside / "state.json", content)
+def save_state(path: Path, model: Any, position: Position) -> None:
+    """Write the state of a compiled model and its position as one file, whole or not at all."""
+    arrays = {f"v{number:05d}": keras.ops.convert_to_numpy(v) for number, v in enumerate(_variables(model))}
+    arrays[POSITION] = np.frombuffer(json.dumps(dataclasses.asdict(position)).encode(), np.uint8)
+    with replacing(path) as aside:
+        np.savez(aside, **arrays)
 
 
-def read_position(folder: Path) -> Position:
-    """Read where training stands without building a network; a new position where none was saved."""
-    path = folder / "state.json"
-    if not path.is_file():
-        return Position()
-    content = json.loads(path.read_text())
-    content.pop("sha256")
-    return Position(**content)
+def read_position(path: Path) -> Position:
+    """Read where training stands without building a network; a new position where none was saved.
+
+    Raises MelanomaError where the saved state is damaged.
+    """
+    return _position(_read(path)) if path.exists() else Position()
 
 
-def load_state(folder: Path, model: Any) -> Position:
+def load_state(path: Path, model: Any) -> Position:
     """Bring a freshly built, compiled model to the saved state; a new position where none was saved.
 
     Raises MelanomaError where the saved state is damaged or of another network.
     """
-    if not (folder / "state.json").is_file():
+    if not path.exists():
         return Position()
-    if sha256(folder / "variables.npz") != json.loads((folder / "state.json").read_text())["sha256"]:
-        raise MelanomaError(f"the saved state {folder} is damaged; remove it to start this fold again")
-    with np.load(folder / "variables.npz", allow_pickle=False) as arrays:
-        variables = _variables(model)
-        if [arrays[name].shape for name in arrays.files] != [tuple(v.shape) for v in variables]:
-            raise MelanomaError(f"the saved state {folder} is of another network; remove it to start this fold again")
-        for variable, name in zip(variables, arrays.files, strict=True):
-            variable.assign(arrays[name])
-    return read_position(folder)
+    arrays = _read(path)
+    variables = _variables(model)
+    saved = [array for name, array in arrays.items() if name != POSITION]
+    if [array.shape for array in saved] != [tuple(variable.shape) for variable in variables]:
+        raise MelanomaError(f"the saved state {path} is of another network; remove it to start this fold again")
+    for variable, array in zip(variables, saved, strict=True):
+        variable.assign(array)
+    return _position(arrays)
+
+
+def _read(path: Path) -> dict[str, NDArray[Any]]:
+    """Read every array; the file format carries a checksum of each, so that a changed bit is noticed."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise MelanomaError(
+            f"the saved state {path} is damaged ({error}); remove it to start this fold again"
+        ) from error
+
+
+def _position(arrays: dict[str, NDArray[Any]]) -> Position:
+    return Position(**json.loads(arrays[POSITION].tobytes()))
 
 
 def _variables(model: Any) -> list[Any]:

@@ -39,6 +39,12 @@ def train_fold(  # noqa: PLR0915  one straight line
     if training["target"].nunique() < 2:
         raise DataError(f"fold {fold} has only one class among its {len(training):,} training rows: nothing to learn")
 
+    if validation["target"].nunique() < 2 and settings.train.monitor == "val_auc":
+        raise DataError(
+            f"fold {fold} has only one class among its {len(validation):,} held-out rows, so there is no AUC to watch; "
+            "use other folds, or --set train.monitor=val_loss"
+        )
+
     # ---- what the training rows say of the table ---------------------------------------------------------------
     encoder = learn_encoder(training)
     write_json(run.encoder(fold), encoder.to_json())
@@ -119,6 +125,8 @@ def train_fold(  # noqa: PLR0915  one straight line
             write_text(run.history(fold), pd.DataFrame(position.history).to_csv(index=False))
             save_state(run.state(fold), model, position)
             show.epoch(row, best)
+            if stop_requested():
+                raise Interrupted
 
 
 def precision(settings: TrainSettings) -> str:
