@@ -230,14 +230,13 @@ def test_a_site_with_one_class_only_is_remarked_on_whatever_the_balance(data: Pa
     copy = tmp_path / "data"
     shutil.copytree(data, copy)
     table = pd.read_csv(copy / "train.csv")
-    table.loc[table["target"] == 0, "anatom_site_general_challenge"] = "torso"
-    table.loc[table.index[table["target"] == 1], "anatom_site_general_challenge"] = "head/neck"
+    at_head = table["anatom_site_general_challenge"] == "head/neck"
+    table.loc[at_head & (table["target"] == 1), "anatom_site_general_challenge"] = "torso"
     table.to_csv(copy / "train.csv", index=False)
     for method in ("rows", "weights"):
         run = pipeline.start(copy, "demo", [*TINY, f"balance.method={method}"], name=method, runs=tmp_path)
-        remarks = " ".join(pipeline.reopen(run, run.settings()).remarks)
-        assert "head/neck" in remarks
-        assert "torso" in remarks
+        remarks = [remark for remark in pipeline.reopen(run, run.settings()).remarks if "fold 0:" in remark]
+        assert "head/neck" in " ".join(remarks)
 
 
 def test_a_dataset_without_a_test_table_has_no_submission(data: Path, tmp_path: Path) -> None:
