@@ -99,7 +99,9 @@ def prepare(
     here = set(table["image_name"])
     official = [pair for pair in dataset.duplicate_pairs if here.issuperset(pair)]
     exact = [*official, *same_bytes(content)]
-    near = near_duplicates(list(table["image_name"]), cache.thumbnails)
+    with counting("looking for near duplicates", "images") as show:
+        near = near_duplicates(list(table["image_name"]), cache.thumbnails)
+        show(len(table), len(table))
     group = groups_of(table, [*exact, *near])
     kept = np.ones(len(table), bool)
     twice = dropped(table, exact)

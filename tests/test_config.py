@@ -53,7 +53,7 @@ def test_a_resolved_configuration_reads_back_equal() -> None:
         ("tran.epochs=3", "did you mean train.epochs"),
         ("train.epochs=many", "train.epochs = 'many'"),
         ("train.epochs=0", "greater than or equal to 1"),
-        ("train.epochs.x=0", "train.epochs = {'x': 0}: input should be a valid integer"),
+        ("train.epochs.x=0", "epochs is a setting, not a section"),
         ("train", "section.key=value"),
         ("images.blur_kernel_px=4", "images.blur_kernel_px = 4"),
         ("train.warmup_epochs=inf", "train.warmup_epochs"),

@@ -213,8 +213,8 @@ def test_prepare_applies_the_filters_in_the_order_of_the_settings() -> None:
     assert np.array_equal(prepare(noise(), settings), no_noise(eroded(small, 5), 7))
     assert not np.array_equal(prepare(noise(), settings), eroded(no_noise(small, 7), 5))
     assert np.array_equal(prepare(noise(), ImageSettings(size_px=48)), small)
-    with pytest.raises(DataError, match="odd"):
-        prepare(noise(), ImageSettings(size_px=48, filters=("no_noise",), blur_kernel_px=4))
+    with pytest.raises(ValueError, match="odd"):
+        ImageSettings(size_px=48, filters=("no_noise",), blur_kernel_px=4)
 
 
 def test_preprocess_is_prepare_in_zero_to_one(tmp_path: Path) -> None:

@@ -85,14 +85,14 @@ def test_a_fresh_network_answers_near_the_share_of_melanomas() -> None:
     assert np.median(classifier.predict_on_batch(pixels(8).astype(np.float32))) < 0.2
 
 
-@pytest.mark.parametrize("name", ["InceptionResNetV2", "MobileNet_0.75", "DenseNet121", "ResNet50", "EfficientNetB0"])
+@pytest.mark.parametrize("name", ["InceptionResNetV2", "MobileNet_0.75", "DenseNet121", "ResNet50", "EfficientNetV2B0"])
 def test_pixel_scaling_is_what_keras_own_preprocessing_does(name: str) -> None:
     modules = {
         "InceptionResNetV2": "inception_resnet_v2",
         "MobileNet_0.75": "mobilenet",
         "DenseNet121": "densenet",
         "ResNet50": "resnet",
-        "EfficientNetB0": "efficientnet",
+        "EfficientNetV2B0": "efficientnet_v2",
     }
     image = pixels(2).astype(np.float32)
     x = image
@@ -269,4 +269,5 @@ def test_one_training_step_gives_the_same_loss_on_every_backend(tmp_path: Path) 
     print(losses)
     first = losses[installed[0]]
     for backend, found in losses.items():
-        assert found == pytest.approx(first, rel=1e-3), (backend, losses)
+        assert found[0] == pytest.approx(first[0], rel=1e-4), (backend, losses)
+        assert found[1] == pytest.approx(first[1], abs=1e-3), (backend, losses)  # after one update by Adam

@@ -159,6 +159,16 @@ def test_a_finished_run_resumes_without_training_again(whole: Run) -> None:
     assert (whole.weights(0).stat().st_mtime_ns, whole.metrics.read_text()) == before
 
 
+def test_mixed_precision_trains_and_is_exported_in_float32(data: Path, tmp_path: Path) -> None:
+    settings = [*TINY, "train.precision=mixed_bfloat16", "train.epochs=1"]
+    run = pipeline.run(data, "demo", settings, name="mixed", runs=tmp_path)
+    assert json.loads(run.environment.read_text())["precision"] == "mixed_bfloat16"
+    network = read_bundle(run.folder).description["networks"][0]
+    assert network["largest_difference"]["logit"] <= 1e-4
+    with np.load(run.state(0)) as state:
+        assert {state[name].dtype.name for name in state.files if state[name].ndim == 4} == {"float32"}
+
+
 def test_the_notebooks_balance_judges_all_rows_of_the_held_out_patients_too(data: Path, tmp_path: Path) -> None:
     settings = [*TINY, "train.epochs=1", "balance.method=rows_before_folds", "images.filters=['no_noise']"]
     run = pipeline.run(data, "demo", settings, name="notebook", runs=tmp_path)

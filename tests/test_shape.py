@@ -73,7 +73,8 @@ def test_no_file_is_over_500_lines_and_each_says_what_it_is(path: Path) -> None:
 
 def test_the_readmes_tree_is_the_real_one() -> None:
     text = (ROOT / "README.md").read_text()
-    tree = next(block for block in re.findall(r"```\n(.*?)```", text, re.S) if block.startswith("melanoma/"))
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.S | re.M)
+    tree = next(block for block in blocks if block.startswith("melanoma/"))
     named = set(re.findall(r"[\w.]+\.(?:py|toml)", tree)) - {"__init__.py"}
     real = {path.name for path in [*MODULES, *PACKAGE.glob("recipes/*.toml")]} - {"__init__.py"}
     assert named == real

@@ -27,13 +27,12 @@ def step(model: Any) -> float:
 def test_a_restored_model_goes_on_as_the_saved_one_would_have(tmp_path: Path) -> None:
     model = compiled()
     step(model)
-    save_state(
-        tmp_path / "state.npz", model, Position(epoch=3, step=1, best=0.5, history=[{"epoch": 1, "val_auc": None}])
-    )
+    saved = Position(epoch=3, step=1, best=0.5, history=[{"epoch": 1, "val_auc": None}])
+    save_state(tmp_path / "state.npz", model, saved)
     expected = [step(model) for _ in range(3)]
     other = compiled()
     position = load_state(tmp_path / "state.npz", other)
-    assert position == Position(epoch=3, step=1, best=0.5, history=[{"epoch": 1, "val_auc": None}])
+    assert position == saved
     assert [step(other) for _ in range(3)] == expected
 
 
