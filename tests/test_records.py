@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from melanoma.data.encode import learn_encoder
 from melanoma.data.records import read_dataset, read_table, take
 from melanoma.errors import DataError
 
@@ -215,10 +216,13 @@ def test_taking_nothing_means_all_and_taking_too_few_is_refused() -> None:
 
 
 @needs_shared
-def test_the_official_tables_are_read_whole_and_fast() -> None:
+def test_the_official_tables_are_read_and_encoded_whole_and_fast() -> None:
     start = time.perf_counter()
     dataset = read_dataset(SHARED / "siim2020")
-    assert time.perf_counter() - start < 4  # 0.4 s on two idle cores
+    features = learn_encoder(dataset.train).features(dataset.train)
+    assert time.perf_counter() - start < 2
+    assert features.shape == (33_126, 2 + 3 + 7)
+    assert np.isfinite(features).all()
     assert len(dataset.train) == 33_126
     assert dataset.train["target"].sum() == 584
     assert dataset.train["patient_id"].nunique() == 2_056
