@@ -82,6 +82,8 @@ def start(
     settings = _resolved(load_settings(recipe, overrides))
     if not data.is_dir():
         raise MelanomaError(f"the dataset folder {data} is not there")
+    if settings.folds.file and not Path(settings.folds.file).is_file():
+        raise MelanomaError(f"the fold file {settings.folds.file} is not there")
     build_loss(settings.loss)
     check_weights(settings.model)
     build_backbone(settings.model, settings.images.size_px)  # weights that cannot be had fail now, not after an hour

@@ -160,10 +160,8 @@ def _folds(
     together: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], list[str]]:
     """Read the run's folds, or the given file's, or make them on the kept rows; rows left out go with their group."""
-    given = Path(settings.folds.file) if settings.folds.file and not file.exists() else file
-    if settings.folds.file and not given.exists():
-        raise DataError(f"the fold file {given} is not there")
-    if not given.exists():
+    given = file if file.exists() or not settings.folds.file else Path(settings.folds.file)
+    if given == file and not file.exists():
         count, share = settings.folds.count, settings.folds.validation_share
         made = np.asarray(make_folds(table[kept], group[kept], count, share, settings.seed), np.int64)
         by_group = pd.Series(made, index=group[kept]).groupby(level=0).first()

@@ -52,6 +52,7 @@ def test_generated_docs_are_up_to_date(path: str) -> None:
         (["run", ".", "--recipe", "demo", "--set", "train.epoch=1"], 2, "did you mean train.epochs"),
         (["run", ".", "--recipe", "demo", "--set", "model.backbone=small2"], 2, "near it: small"),
         (["run", ".", "--recipe", "demo", "--set", "model.weights=w.weights.h5"], 1, "w.weights.h5 is not there"),
+        (["run", ".", "--recipe", "demo", "--set", "folds.file=f.csv"], 1, "f.csv is not there"),
         (["run", ".", "--recipe", "demo", "--name", "a/b"], 2, "cannot be a run's name"),
         (["resume", "nowhere"], 1, "nowhere is not a run"),
     ],
