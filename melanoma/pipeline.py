@@ -134,6 +134,7 @@ def reopen(run: Run, settings: Settings) -> Prepared:
     except MelanomaError:
         if hashes is None:  # nothing has come of this run yet: its name is free again once the data is mended
             shutil.rmtree(run.folder)
+            note(f"{run.folder} is removed again, as nothing came of it; mend the data and run the same command")
         raise
     for remark in prepared.remarks if hashes is None else []:
         note(remark)
