@@ -1,6 +1,5 @@
 """The bundle: one folder that answers without a deep-learning framework. Writing, reading and checking it."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -8,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from melanoma.config import ImageSettings
 from melanoma.errors import ModelError
 from melanoma.files import replacing_folder, sha256, write_json, write_text
 
@@ -27,11 +25,6 @@ class Bundle:
     def networks(self) -> list[Path]:
         """The exported networks, a fold each."""
         return [self.folder / network["file"] for network in self.description["networks"]]
-
-    @property
-    def images(self) -> ImageSettings:
-        """How an image becomes what the networks see."""
-        return ImageSettings.model_validate(self.description["images"])
 
 
 def write_bundle(folder: Path, networks: Sequence[Path], description: dict[str, Any], card: str) -> Bundle:
@@ -70,8 +63,3 @@ def read_bundle(path: Path) -> Bundle:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"the bundle {folder} has no readable model.json: {error}") from error
     return bundle
-
-
-def bundle_hash(bundle: Bundle) -> str:
-    """Return the SHA-256 that names the bundle's whole content."""
-    return hashlib.sha256((bundle.folder / "SHA256SUMS").read_bytes()).hexdigest()
