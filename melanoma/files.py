@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,29 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     finally:
         if aside is not None:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def resuming_folder(path: Path) -> Iterator[Path]:
+    """Give a hidden folder beside `path`, with what an interrupted attempt left in it; on success rename it into place.
+
+    It stays where the attempt is interrupted, in any way; where a MelanomaError ends it, another attempt would end
+    the same way, and it is removed. What stands in it half written is the caller's care.
+    Raises MelanomaError where the folder cannot be written to or the disk is full.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        yield partial
+        partial.replace(path)
+    except MelanomaError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    except OSError as error:
+        raise MelanomaError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            partial.rmdir()  # nothing was done yet
 
 
 def write_bytes(path: Path, content: bytes) -> None:

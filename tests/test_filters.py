@@ -77,6 +77,24 @@ def test_process_shrinks_by_the_mean_of_what_a_pixel_covers() -> None:
     assert (np.abs(process(stripes, 32).astype(int) - 127.5) <= 1).all()
 
 
+@pytest.mark.parametrize("shape", [(101, 102), (101, 130), (151, 175), (199, 200)])
+def test_the_quick_way_to_shrink_to_over_half_is_as_near_as_the_plain_one(shape: tuple[int, int]) -> None:
+    image = cv2.GaussianBlur(noise(*shape), (0, 0), 1.5)
+    image = cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX)
+    plain = cv2.resize(image, (100, 100), interpolation=cv2.INTER_AREA)
+    assert np.abs(process(image, 100).astype(int) - plain).mean() < 2
+    down, across = np.mgrid[0 : shape[0], 0 : shape[1]]
+    ramp = np.dstack([down * 250 / shape[0], across * 250 / shape[1], down + across]).clip(0, 255).astype(np.uint8)
+    plain = cv2.resize(ramp, (100, 100), interpolation=cv2.INTER_AREA)
+    assert np.abs(process(ramp, 100).astype(int) - plain).max() <= 1  # nothing is moved
+
+
+def test_fine_stripes_become_even_grey_and_no_coarser_stripes() -> None:
+    stripes = np.tile(np.array([0, 255], np.uint8)[None, :, None], (200, 100, 3))
+    for size in (100, 101, 103, 107):
+        assert process(stripes, size).std() < 10  # bilinear alone: over 70, but for the first
+
+
 def test_process_squashes_everything_or_keeps_the_middle() -> None:
     image = np.zeros((40, 80, 3), np.uint8)
     image[:, :20], image[:, 60:] = (255, 0, 0), (0, 0, 255)

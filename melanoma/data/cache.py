@@ -7,26 +7,33 @@ each file's place, size and time. Whatever changes, another cache is built besid
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+import sys
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from melanoma.config import ImageSettings
 from melanoma.data.sources import Source
+from melanoma.data.unfinished import Row, UnfinishedCache
 from melanoma.errors import DataError, listed
-from melanoma.files import locked, replacing_folder, write_json
-from melanoma.images.decode import decode, original_size
+from melanoma.files import locked, resuming_folder, write_json
+from melanoma.images.decode import decode_sized
 from melanoma.images.filters import prepare, process
 
 THUMBNAIL_PX = 64
-VERSION = 2  # raised when decoding or a filter changes its pixels
+VERSION = 3  # raised when decoding or a filter changes its pixels
+WAITING = 4  # images a core that are under way or wait for their turn: bounds the memory
 UInt8Array = NDArray[np.uint8]
+Prepared = tuple[UInt8Array, UInt8Array, Row]
 
 
 @dataclass(frozen=True)
@@ -88,61 +95,76 @@ def prepare_cache(
 ) -> Cache:
     """Open the cache of these images below `root`, building it first where it is missing.
 
-    `progress(done, total)` is called as images are done. A second process waits for the first.
-    Raises DataError naming up to five images that cannot be read.
+    A build that was interrupted goes on after the images that it had finished. `progress(done, total)` is called
+    with these at the start, then as images are done. A second process waits for the first.
+    Raises DataError naming up to five images that cannot be read, MelanomaError where the disk is full.
     """
     key = cache_key(sources, settings)
     with locked(root / f".{key}.lock", wait=True, what=f"the cache {root / key}"):
         if (cache := open_cache(root, key)) is None:
-            with replacing_folder(root / key) as aside:
-                _build(aside, sources, settings, progress)
+            with resuming_folder(root / key) as folder:
+                _build(folder, sources, settings, progress)
             cache = open_cache(root, key)
     assert cache is not None
     return cache
 
 
 def _build(folder: Path, sources: list[Source], settings: ImageSettings, progress: Callable[[int, int], None]) -> None:
-    images = _new_array(folder / "images.npy", len(sources), settings.size_px)
-    thumbnails = _new_array(folder / "thumbnails.npy", len(sources), THUMBNAIL_PX)
-    rows, faults = [], []
-    # threads, since decoding and filtering release the interpreter's lock
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for number, answer in enumerate(pool.map(lambda source: _read(source, settings), sources)):
-            progress(number + 1, len(sources))
-            if isinstance(answer, DataError):
-                faults.append(str(answer))
-                continue
-            images[number], thumbnails[number], row = answer
-            rows.append(row)
+    total, faults = len(sources), []
+    sides = {"images.npy": settings.size_px, "thumbnails.npy": THUMBNAIL_PX}
+    with UnfinishedCache(folder, total, sides) as unfinished:
+        done = unfinished.done
+        if done:
+            print(f"note: going on after {done:,} of {total:,} images that were prepared before", file=sys.stderr)
+        progress(done, total)
+        with closing(_in_order(partial(_read, settings=settings), sources[done:])) as answers:
+            for number, answer in enumerate(answers, done + 1):
+                if isinstance(answer, DataError):
+                    faults.append(str(answer))
+                elif not faults:  # with a fault there will be no cache: the others are only looked at
+                    image, thumbnail, row = answer
+                    unfinished.add(image, thumbnail, row=row)
+                progress(number, total)
     if faults:
-        raise DataError(f"{len(faults):,} of {len(sources):,} images cannot be read: {listed(faults)}")
-    images.flush()
-    thumbnails.flush()
-    pd.DataFrame(rows).to_csv(folder / "index.csv", index=False)
-    write_json(folder / "cache.json", {"version": VERSION, "images": len(sources), **settings.model_dump(mode="json")})
+        raise DataError(f"{len(faults):,} of {total:,} images cannot be read: {listed(faults)}")
+    write_json(folder / "cache.json", {"version": VERSION, "images": total, **settings.model_dump(mode="json")})
 
 
-def _new_array(path: Path, count: int, size_px: int) -> "np.memmap[Any, np.dtype[np.uint8]]":
-    """Make an empty memory-mapped array whose room on disk is taken at once: a full disk is an error, not a crash."""
-    array = np.lib.format.open_memmap(path, "w+", np.uint8, (count, size_px, size_px, 3))
-    if hasattr(os, "posix_fallocate"):
-        with path.open("rb+") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return array
+def _in_order(
+    work: Callable[[Source], Prepared | DataError], sources: Iterable[Source]
+) -> Generator[Prepared | DataError]:
+    """Do work on every core and give the answers in the order of the sources; leaving early drops what waits."""
+    # Threads, since decoding, resizing and hashing release the interpreter's lock. Those few that it is held for
+    # cost less than processes would: their start, their memory, and a guard in everybody's script.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    waiting: deque[Future[Prepared | DataError]] = deque()
+    with _opencv_on_one_core(), ThreadPoolExecutor(cores) as pool:
+        try:
+            for source in sources:
+                waiting.append(pool.submit(work, source))
+                if len(waiting) >= WAITING * cores:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _read(source: Source, settings: ImageSettings) -> tuple[UInt8Array, UInt8Array, dict[str, str | int]] | DataError:
+@contextmanager
+def _opencv_on_one_core() -> Iterator[None]:
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # every core has an image of its own already
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+def _read(source: Source, settings: ImageSettings) -> Prepared | DataError:
     try:
         content = source.read()
-        width, height = original_size(content, source.image_name)
-        row: dict[str, str | int] = {
-            "image_name": source.image_name,
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "bytes": len(content),
-            "width": width,
-            "height": height,
-        }
-        pixels = decode(content, max(settings.size_px, THUMBNAIL_PX), source.image_name)
+        pixels, (width, height) = decode_sized(content, max(settings.size_px, THUMBNAIL_PX), source.image_name)
+        row = Row(source.image_name, hashlib.sha256(content).hexdigest(), len(content), width, height)
         return prepare(pixels, settings), process(pixels, THUMBNAIL_PX), row
     except DataError as error:
         return error

@@ -41,8 +41,7 @@ def process(image: UInt8Array | str | Path, size: int, crop: Literal["centre", "
         top, left = (height - side) // 2, (width - side) // 2
         pixels = pixels[top : top + side, left : left + side]
         height = width = side
-    smaller = (min(width, size), min(height, size))
-    pixels = cv2.resize(pixels, smaller, interpolation=cv2.INTER_AREA)
+    pixels = _shrunk(pixels, min(width, size), min(height, size))
     return np.asarray(cv2.resize(pixels, (size, size), interpolation=cv2.INTER_CUBIC))
 
 
@@ -114,6 +113,15 @@ def preprocess(image: UInt8Array | str | Path, settings: ImageSettings) -> Float
     Raises DataError as `as_image` and the filters do.
     """
     return prepare(as_image(image, settings.size_px), settings).astype(np.float32) / np.float32(255)
+
+
+def _shrunk(pixels: UInt8Array, width: int, height: int) -> UInt8Array:
+    """Average the area that each new pixel covers: uint8 (height, width, 3), no larger than before."""
+    # OpenCV averages whole blocks of 2 x 2 sixteen times as quickly as areas with broken edges. So what shrinks to
+    # no less than half is first stretched to twice its aim: less than half the time for the same picture.
+    if height < pixels.shape[0] <= 2 * height and width < pixels.shape[1] <= 2 * width:
+        pixels = cv2.resize(pixels, (2 * width, 2 * height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA))
 
 
 def _check_odd(kernel: int) -> None:
