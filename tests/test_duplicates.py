@@ -1,5 +1,6 @@
 """One lesion under two names: found by pairs, bytes and pixels, kept together, dropped but one."""
 
+from itertools import combinations
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from melanoma.data import duplicates
 from melanoma.data.duplicates import contradictions, dropped, groups_of, near_duplicates, same_bytes
 from melanoma.data.records import read_dataset, read_table
 from melanoma.errors import DataError
@@ -111,6 +113,16 @@ def test_spots_and_dark_corners_alone_are_no_duplicates() -> None:
     corners = np.clip((1.15 - across) * 6, 0, 1)
     pictures = [colour(((spot + random.normal(0, 8, (64, 64))) * corners).astype(np.float32)) for _ in range(20)]
     assert near_duplicates([f"I{row}" for row in range(20)], np.stack(pictures)) == []
+
+
+def test_very_many_pictures_of_one_kind_are_bounded_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(2)
+    grey = texture(random)
+    pictures = np.stack([colour(grey + random.normal(0, 2, (64, 64)).astype(np.float32)) for _ in range(40)])
+    names = [f"I{row:02}" for row in range(40)]
+    assert len(near_duplicates(names, pictures)) == 780
+    monkeypatch.setattr(duplicates, "MOST_CANDIDATES", 100)
+    assert near_duplicates(names, pictures) == list(combinations(names, 2))[:100]
 
 
 def test_flat_pictures_and_no_pictures_give_no_pairs() -> None:

@@ -1,10 +1,15 @@
 """Rows and cache to batches: what each step of each epoch sees follows from a seed, so any step can be found again."""
 
 import math
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from melanoma.data.cache import release
 
 Float32Array = NDArray[np.float32]
 Batch = tuple[list[NDArray[np.uint8] | Float32Array], Float32Array]
@@ -46,6 +51,7 @@ class Batches:
         by_place = np.argsort(place)  # the disk is read forwards
         images = np.empty((len(chosen), *self.images.shape[1:]), np.uint8)
         images[by_place] = self.images[place[by_place]]
+        release(self.images)
         inputs: list[NDArray[np.uint8] | Float32Array] = [images]
         if self.metadata is not None:
             inputs.append(self.metadata[chosen])
@@ -54,3 +60,30 @@ class Batches:
     def step(self, order: NDArray[np.int64], step: int) -> Batch:
         """Read one step's batch of an epoch's order."""
         return self.batch(order[step * self.batch_size : (step + 1) * self.batch_size])
+
+    def ahead(self, order: NDArray[np.int64], first_step: int = 0) -> "Ahead":
+        """Read an epoch's batches from a step on, always one while the network is busy with the one before."""
+        return Ahead(self, order, first_step)
+
+
+class Ahead:
+    """An epoch's batches, the next one read by a thread of its own; `waited` tells what that did not save.
+
+    waited: seconds that the reader of the batches stood still for data, so far.
+    """
+
+    def __init__(self, batches: Batches, order: NDArray[np.int64], first_step: int) -> None:
+        self.batches, self.order, self.first_step = batches, order, first_step
+        self.waited = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Give the batches in their order; a fault while reading is raised where its batch would have come."""
+        with ThreadPoolExecutor(1, "read ahead") as reader:
+            coming = reader.submit(self.batches.step, self.order, self.first_step)
+            for step in range(self.first_step, len(self.batches)):
+                started = time.perf_counter()
+                batch = coming.result()
+                self.waited += time.perf_counter() - started
+                if step + 1 < len(self.batches):
+                    coming = reader.submit(self.batches.step, self.order, step + 1)
+                yield batch

@@ -6,6 +6,7 @@ each file's place, size and time. Whatever changes, another cache is built besid
 
 import hashlib
 import json
+import mmap
 import os
 import sys
 from collections import deque
@@ -85,6 +86,18 @@ def open_cache(root: Path, key: str) -> Cache | None:
     thumbnails = np.load(folder / "thumbnails.npy", mmap_mode="r")
     index = pd.read_csv(folder / "index.csv", dtype={"image_name": str}, keep_default_na=False)
     return Cache(folder, key, images, thumbnails, index)
+
+
+def release(images: UInt8Array) -> None:
+    """Give the memory back that pages of a memory-mapped array have taken; other arrays are left alone.
+
+    The system would take it when it is short of memory. Until then a process that has read all of a large cache looks
+    as large as the cache, and is the first to be killed where memory is limited. What is read again comes from the
+    system's own copy.
+    """
+    mapped = getattr(images, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def prepare_cache(

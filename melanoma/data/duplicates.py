@@ -17,6 +17,7 @@ from scipy.fft import irfft2, rfft2  # type: ignore[import-untyped]
 from scipy.sparse import coo_array  # type: ignore[import-untyped]
 from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
 
+from melanoma.data.cache import release
 from melanoma.errors import DataError, listed
 
 Pair = tuple[str, str]
@@ -113,6 +114,7 @@ def near_duplicates(image_names: Sequence[str], thumbnails: NDArray[np.uint8]) -
 
     with ThreadPoolExecutor() as pool:  # OpenCV lets go of the interpreter while it aligns
         agreeing = np.fromiter(pool.map(detail_agrees, candidates), bool, len(candidates))
+    release(thumbnails)
     return [(image_names[row], image_names[other]) for row, other, _ in sorted(candidates[agreeing].tolist())]
 
 
@@ -172,6 +174,10 @@ def _unit(pictures: Float32Array) -> Float32Array:
     return unit
 
 
+def _unit_pictures(pictures: Float32Array) -> Float32Array:
+    return _unit(pictures).reshape(pictures.shape)
+
+
 def _outlines(thumbnails: NDArray[np.uint8]) -> Float32Array:
     """Give each thumbnail's local contrast within the disc: float32 (images, 32, 32)."""
     outlines = np.empty((len(thumbnails), 32, 32), np.float32)
@@ -179,6 +185,8 @@ def _outlines(thumbnails: NDArray[np.uint8]) -> Float32Array:
     for row, thumbnail in enumerate(thumbnails):
         half = cv2.resize(_grey(thumbnail), (32, 32), interpolation=cv2.INTER_AREA)
         outlines[row] = _local_contrast(half, 2, 2) * disc
+        if row % BLOCK == 0:
+            release(thumbnails)
     return outlines
 
 
@@ -186,15 +194,16 @@ def _alike(outlines: Float32Array) -> Int64Array:
     """Correlate all pairs at 16 x 16 in every turn: int64 (candidates, 3), row, later row, its turn."""
     small = outlines.reshape(-1, 16, 2, 16, 2).mean(axis=(2, 4))
     vectors = _unit(small)
-    found = []
+    found, room = [], MOST_CANDIDATES
     for turn in TURNS:
         others = _unit(_turned(small, turn))
         for start in range(0, len(small), BLOCK):
             correlation = vectors[start : start + BLOCK] @ others[start:].T
-            row, other = np.divmod(np.flatnonzero(correlation > COARSE_CORRELATION), correlation.shape[1])
-            later = other > row
-            found.append(np.stack([row, other, np.full_like(row, turn)], axis=1)[later] + [start, start, 0])
-    return np.concatenate(found)[:MOST_CANDIDATES]
+            correlation[np.tril_indices(len(correlation))] = 0  # a picture with itself and with earlier ones
+            row, other = np.divmod(np.flatnonzero(correlation > COARSE_CORRELATION)[:room], correlation.shape[1])
+            found.append(np.stack([row + start, other + start, np.full_like(row, turn)], axis=1))
+            room -= len(row)
+    return np.concatenate(found)
 
 
 def _best_shifted(outlines: Float32Array, candidates: Int64Array) -> Int64Array:
@@ -202,16 +211,15 @@ def _best_shifted(outlines: Float32Array, candidates: Int64Array) -> Int64Array:
 
     A product of Fourier transforms correlates at every shift at once.
     """
-    unit = _unit(outlines).reshape(-1, 32, 32)
-    plain = rfft2(unit)
     best = np.zeros(len(candidates), np.float32)
     window = np.arange(-MOST_SHIFT_PX, MOST_SHIFT_PX + 1)
     for turn in TURNS:
-        turned = rfft2(_turned(unit, turn)).conj()
         places = np.flatnonzero(candidates[:, 2] == turn)
-        for some in np.array_split(places, len(places) // BLOCK + 1):
+        for start in range(0, len(places), BLOCK):  # the transforms of all pictures would take a gigabyte
+            some = places[start : start + BLOCK]
             row, other, _ = candidates[some].T
-            shifted = irfft2(plain[row] * turned[other], s=(32, 32))
+            plain, turned = rfft2(_unit_pictures(outlines[row])), rfft2(_turned(_unit_pictures(outlines[other]), turn))
+            shifted = irfft2(plain * turned.conj(), s=(32, 32))
             best[some] = shifted[:, window[:, None], window].max(axis=(1, 2))
     order = np.argsort(-best, kind="stable")[: int((best > SHIFTED_CORRELATION).sum())]
     _, first = np.unique(candidates[order, :2], axis=0, return_index=True)
