@@ -51,24 +51,32 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def counting(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar with a rate while something is counted; gives the function to call with (done, total)."""
+    """Show a bar with a rate while something is counted; gives the function to call with (done, total).
+
+    The rate is counted from the first call on, so that what an earlier attempt did makes nothing look quick.
+    """
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-    start = time.monotonic()
+    begun = time.monotonic()
+    first: tuple[int, float] | None = None
     last = (0, 0)
+
+    def pace() -> float:
+        done, start = first if first and last[0] > first[0] else (0, begun)
+        return (last[0] - done) / max(time.monotonic() - start, 1e-9)
+
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task(what, total=None, rate="")
 
         def show(done: int, total: int) -> None:
-            nonlocal last
-            last = (done, total)
-            rate = done / max(time.monotonic() - start, 1e-9)
+            nonlocal first, last
+            first, last = first or (done, time.monotonic()), (done, total)
+            rate = pace()
             left = timedelta(seconds=round((total - done) / rate)) if rate else "?"
             bar.update(task, completed=done, total=total, rate=f"{rate:,.0f} {unit}/s, {left} left")
 
         yield show
     if last[1]:
-        seconds = time.monotonic() - start
-        say(f"{what}: {last[0]:,} {unit} in {seconds:,.1f} s ({last[0] / max(seconds, 1e-9):,.0f}/s)")
+        say(f"{what}: {last[0]:,} {unit} in {time.monotonic() - begun:,.1f} s ({pace():,.0f}/s)")
 
 
 class TrainingProgress:
@@ -113,5 +121,6 @@ class TrainingProgress:
         say(
             f"{self.what} epoch {int(row['epoch'])}/{self.epochs}: loss {row['loss']:.4f}, "
             f"validation loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.4f}, AUC {auc}{mark}; "
-            f"{row['images_per_second']:.0f} images/s, {self.left} left"
+            f"{row['images_per_second']:{'.0f' if row['images_per_second'] >= 10 else '.1f'}} images/s, "
+            f"{row['waiting_share']:.1%} of the time waiting for data, {self.left} left"
         )
