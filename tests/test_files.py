@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from melanoma.errors import MelanomaError
-from melanoma.files import locked, replacing, replacing_folder, sha256, write_json, write_text
+from melanoma.files import locked, replacing, replacing_folder, resuming_folder, sha256, write_json, write_text
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -73,3 +73,29 @@ def test_a_held_lock_is_refused_with_its_holder(tmp_path: Path) -> None:
     thread.join()
     with locked(tmp_path / ".lock", wait=False, what="the run"):
         pass
+
+
+def test_a_folder_that_was_interrupted_is_found_again_and_then_appears_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    with pytest.raises(KeyboardInterrupt), resuming_folder(folder) as partial:
+        (partial / "a").write_text("half")
+        raise KeyboardInterrupt
+    assert not folder.exists()
+    with resuming_folder(folder) as partial:
+        assert (partial / "a").read_text() == "half"
+        (partial / "a").write_text("whole")
+    assert (folder / "a").read_text() == "whole"
+    assert [file.name for file in tmp_path.iterdir()] == ["cache"]
+
+
+def test_a_folder_that_can_never_be_finished_is_removed(tmp_path: Path) -> None:
+    with pytest.raises(MelanomaError), resuming_folder(tmp_path / "cache") as partial:
+        (partial / "a").write_text("half")
+        raise MelanomaError("bad image")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_no_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(MelanomaError, match="cannot be written"), resuming_folder(tmp_path / "cache"):
+        raise OSError
+    assert not list(tmp_path.iterdir())
