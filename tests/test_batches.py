@@ -1,6 +1,7 @@
 """Rows and cache to batches."""
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from melanoma.data.batches import Batches
@@ -43,3 +44,26 @@ def test_weights_draw_rows_as_often_as_they_say() -> None:
     drawn = np.concatenate([batches(weights=weights).order(epoch) for epoch in range(200)])
     assert set(drawn) == {0, 1}
     assert abs(np.mean(drawn) - 0.5) < 0.05
+
+
+def test_batches_read_ahead_are_those_read_one_by_one() -> None:
+    made = batches()
+    order = made.order(2)
+    for first_step in (0, 1, 3):
+        coming = made.ahead(order, first_step)
+        seen = list(coming)
+        assert len(seen) == len(made) - first_step
+        assert coming.waited >= 0
+        for step, ((images, metadata), targets) in enumerate(seen, first_step):
+            (expected_images, expected_metadata), expected_targets = made.step(order, step)
+            assert np.array_equal(images, expected_images)
+            assert np.array_equal(metadata, expected_metadata)
+            assert np.array_equal(targets, expected_targets)
+
+
+def test_a_fault_while_reading_ahead_is_raised_where_its_batch_would_have_come() -> None:
+    made = batches()
+    coming = iter(made.ahead(np.array([0, 1, 2, 3, 99])))
+    next(coming)
+    with pytest.raises(IndexError):
+        list(coming)

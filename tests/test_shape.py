@@ -15,7 +15,9 @@ ROOMS = [
 ]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 BACKENDS = {"torch", "jax", "tensorflow"}
-MAY_NAME_A_BACKEND = {"models/backend.py", "models/channels_last.py", "training/export.py"}
+MAY_NAME_A_BACKEND = {
+    "models/backend.py", "models/channels_last.py", "models/fused.py", "training/adam.py", "training/export.py",
+}  # fmt: skip
 SCORING_NEVER_IMPORTS = BACKENDS | {"keras", "pandas", "sklearn", "melanoma.models", "melanoma.training"}
 
 

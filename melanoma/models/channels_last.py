@@ -1,122 +1,322 @@
-"""Keras layers at PyTorch's own speed: the same weights and results, without a copy of every image map.
+"""A Keras network at PyTorch's own speed: the same layers, weights and results, walked in another way.
 
-Keras on PyTorch permutes each map to channels-first and copies it before every convolution. The layers here hand
-PyTorch a view of the same memory instead, which it knows as "channels last".
+Keras on PyTorch permutes each map to channels-first and copies it before every convolution, and spends its own time
+around each of some 800 layers. Here the layers only hold the weights: a network's graph is read once into a list of
+steps (`fused`), which PyTorch runs forwards and backwards on channels-last memory.
+A layer that no step knows runs as Keras has it.
 """
 
+import math
+from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn import functional
 
 from melanoma.models.backend import keras
+from melanoma.models.fused import (
+    Clamp,
+    Convolution,
+    ConvolutionStep,
+    Gradients,
+    JoinStep,
+    Normalization,
+    NormalizationStep,
+    PlainStep,
+    SumStep,
+    Walk,
+    same_padding,
+)
 
-tensor = keras.ops.convert_to_tensor
-
-
-def _first(images: Any) -> Any:
-    """View (batch, height, width, channels) as PyTorch's (batch, channels, height, width)."""
-    return images.permute(0, 3, 1, 2)
-
-
-def _last(images: Any) -> Any:
-    return images.permute(0, 2, 3, 1)
-
-
-def _padded(images: Any, layer: Any, window: tuple[int, int], value: float = 0.0) -> Any:
-    """Pad as Keras' "same" does, which puts the odd pixel after the image; "valid" pads nothing."""
-    if layer.padding == "valid":
-        return images
-    amounts: list[int] = []
-    for size, reach, stride in zip(images.shape[1:3], window, layer.strides, strict=True):
-        total = max((-(-size // stride) - 1) * stride + reach - size, 0)
-        amounts = [total // 2, total - total // 2, *amounts]  # PyTorch counts axes from the last
-    return functional.pad(images, (0, 0, *amounts), value=value) if any(amounts) else images
+layers = keras.layers
 
 
-def _convolved(images: Any, kernel: Any, layer: Any, groups: int) -> Any:
-    window = tuple((size - 1) * rate + 1 for size, rate in zip(layer.kernel_size, layer.dilation_rate, strict=True))
-    bias = tensor(layer.bias) if layer.use_bias else None
-    images = _first(_padded(images, layer, (window[0], window[1])))
-    convolved = functional.conv2d(images, kernel, bias, layer.strides, 0, layer.dilation_rate, groups)
-    return layer.activation(_last(convolved))
+@dataclass
+class Placed:
+    """A step, the numbers of the maps that it takes, and of the one that it gives."""
+
+    step: Any
+    takes: list[int]
+    gives: int
 
 
-class Conv2D(keras.layers.Conv2D):  # type: ignore[misc]
-    """keras.layers.Conv2D, named alike so that weight files fit both."""
+class ChannelsLast(keras.Model):  # type: ignore[misc]
+    """A functional Keras network whose layers hold the weights and whose call walks the steps."""
 
-    def call(self, images: Any) -> Any:
-        """Convolve; shapes as in Keras."""
-        return _convolved(images, tensor(self.kernel).permute(3, 2, 0, 1), self, self.groups)
-
-
-class DepthwiseConv2D(keras.layers.DepthwiseConv2D):  # type: ignore[misc]
-    """keras.layers.DepthwiseConv2D."""
-
-    def call(self, images: Any) -> Any:
-        """Convolve each channel by itself; shapes as in Keras."""
-        kernel = tensor(self.kernel)
-        height, width, channels, multiplier = kernel.shape
-        kernel = kernel.reshape(height, width, 1, channels * multiplier).permute(3, 2, 0, 1)
-        return _convolved(images, kernel, self, channels)
-
-
-class BatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
-    """keras.layers.BatchNormalization over the last axis, in one pass."""
-
-    def call(self, images: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """Normalise; the moving variance takes the plain batch variance, as Keras has it and PyTorch has not."""
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Answer with the network's one output, as Keras would."""
         del mask  # images have none
-        scale = tensor(self.gamma) if self.scale else None
-        shift = tensor(self.beta) if self.center else None
-        if not (training and self.trainable):
-            mean, variance = tensor(self.moving_mean), tensor(self.moving_variance)
-            seen = functional.batch_norm(_first(images), mean, variance, scale, shift, False, 0.0, self.epsilon)
-            return _last(seen)
-        mean = torch.zeros_like(tensor(self.moving_mean))
-        variance = torch.ones_like(mean)
-        seen = functional.batch_norm(_first(images), mean, variance, scale, shift, True, 1.0, self.epsilon)
-        count = images.numel() // images.shape[-1]
-        with torch.no_grad():
-            variance = variance * ((count - 1) / count)
-            for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
-                moving.assign(tensor(moving) * self.momentum + batch * (1 - self.momentum))
-        return _last(seen)
-
-
-class MaxPooling2D(keras.layers.MaxPooling2D):  # type: ignore[misc]
-    """keras.layers.MaxPooling2D."""
-
-    def call(self, images: Any) -> Any:
-        """Take the largest of each window; shapes as in Keras."""
-        images = _first(_padded(images, self, self.pool_size, float("-inf")))
-        return _last(functional.max_pool2d(images, self.pool_size, self.strides))
-
-
-SWAPS: dict[Any, Any] = {
-    keras.layers.Conv2D: Conv2D,
-    keras.layers.DepthwiseConv2D: DepthwiseConv2D,
-    keras.layers.BatchNormalization: BatchNormalization,
-    keras.layers.MaxPooling2D: MaxPooling2D,
-}
+        images = keras.ops.convert_to_tensor(inputs[0] if isinstance(inputs, list | tuple) else inputs)
+        weights = [variable.value for variable in self.plan.variables]
+        if torch.is_grad_enabled() and any(value.requires_grad for value in (images, *weights)):
+            return _Differentiable.apply(self.plan, bool(training), images, *weights)
+        return self.plan.forward(images, Walk(bool(training), differentiable=False), [])
 
 
 def channels_last(network: Any) -> Any:
-    """Return the same Keras network, weights and layer names included, made of the layers above where it can be."""
+    """Return the same Keras network, its own layers and weights, walked at PyTorch's own speed.
 
-    def swapped(layer: Any) -> Any:
-        kind: Any = SWAPS.get(type(layer), type(layer)) if _on_images(layer) else type(layer)
-        return kind.from_config(layer.get_config())
-
-    fast = keras.models.clone_model(network, clone_function=swapped)
-    fast.set_weights(network.get_weights())
+    network: functional, with one input (batch, height, width, channels) and one output.
+    """
+    fast = ChannelsLast(network.input, network.output, name=network.name)
+    fast.plan = _Plan(network)
     return fast
 
 
+class _Plan:
+    """The steps of a network in the order in which they run."""
+
+    def __init__(self, network: Any) -> None:
+        self.placed, self.output = _read(network)
+        found = {id(variable): variable for placed in self.placed for variable in placed.step.variables}
+        self.variables = list(found.values())
+        self.last_use = {number: place for place, placed in enumerate(self.placed) for number in placed.takes}
+
+    def forward(self, images: Any, walk: Walk, tape: list[Any]) -> Any:
+        """Walk forwards; what the way back needs is put on the tape."""
+        maps = {0: _as_map(images)}
+        for place, placed in enumerate(self.placed):
+            answer, kept = placed.step.forward([maps[number] for number in placed.takes], walk)
+            if walk.differentiable:
+                tape.append(kept)
+            for number in placed.takes:
+                if self.last_use[number] == place and number != self.output:
+                    maps.pop(number, None)
+            maps[placed.gives] = answer
+        walk.update_moving_averages()
+        answer = maps[self.output]
+        return _as_keras(answer)
+
+    def backward(self, gradient: Any, tape: list[Any], images_wanted: bool) -> Gradients:
+        """Walk backwards, giving memory back on the way; the images' gradient is map 0's."""
+        wanted = {0} if images_wanted else set()
+        for placed in self.placed:
+            if wanted.intersection(placed.takes) or any(v.value.requires_grad for v in placed.step.variables):
+                wanted.add(placed.gives)
+        gradients = Gradients()
+        gradients.add(self.output, _as_map(gradient), owned=False)
+        for placed in reversed(self.placed):
+            kept = tape.pop()
+            if placed.gives not in wanted or placed.gives not in gradients.maps:
+                continue
+            pull, owned = gradients.maps.pop(placed.gives)
+            numbers = [number if number in wanted else None for number in placed.takes]
+            placed.step.backward(pull, owned, kept, numbers, gradients)
+        return gradients
+
+
+class _Differentiable(torch.autograd.Function):  # type: ignore[misc]
+    """The whole walk as one operation of PyTorch's."""
+
+    @staticmethod
+    def forward(ctx: Any, plan: _Plan, training: bool, images: Any, *weights: Any) -> Any:
+        ctx.plan, ctx.tape, ctx.dtype = plan, [], images.dtype
+        # what is returned must be another object than what the tape holds, or the two would keep each other alive
+        return plan.forward(images, Walk(training, differentiable=True), ctx.tape).detach()
+
+    @staticmethod
+    def backward(ctx: Any, *pull: Any) -> Any:
+        gradients = ctx.plan.backward(pull[0], ctx.tape, ctx.needs_input_grad[2])
+        to_images = gradients.maps[0][0] if ctx.needs_input_grad[2] else None
+        to_images = None if to_images is None else _as_keras(to_images).to(ctx.dtype)
+        to_weights = [gradients.weights.get(id(variable)) for variable in ctx.plan.variables]
+        return None, None, to_images, *to_weights
+
+
+def _as_map(values: Any) -> Any:
+    return values.permute(0, 3, 1, 2) if values.ndim == 4 else values
+
+
+def _as_keras(values: Any) -> Any:
+    return values.permute(0, 2, 3, 1) if values.ndim == 4 else values
+
+
+def _read(network: Any) -> tuple[list[Placed], int]:
+    """Read a network's graph into steps; returns them and the number of the map that is the answer."""
+    nodes = [node for depth in sorted(network._nodes_by_depth, reverse=True) for node in network._nodes_by_depth[depth]]
+    nodes = [node for node in nodes if not node.is_input]
+    uses = Counter(id(tensor) for node in nodes for tensor in node.input_tensors)
+    uses.update(id(tensor) for tensor in network.outputs)
+    users = {id(tensor): node for node in nodes for tensor in node.input_tensors if uses[id(tensor)] == 1}
+    numbers = {id(network.inputs[0]): 0}
+    placed: list[Placed] = []
+    done: set[int] = set()
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop(0)
+        if id(node) in done:
+            continue
+        chain = _chain(node, users)
+        takes = [id(tensor) for tensor in chain[0].input_tensors]
+        takes += [id(t) for link in chain[1:] if _scale(link.operation) for t in link.input_tensors[:1]]
+        if any(tensor not in numbers for tensor in takes):  # a shortcut that is made later
+            waiting.append(node)
+            continue
+        done.update(id(link) for link in chain)
+        gives = numbers.setdefault(id(chain[-1].outputs[0]), len(numbers))
+        placed.append(Placed(_step(chain), [numbers[tensor] for tensor in takes], gives))
+    return placed, numbers[id(network.outputs[0])]
+
+
+def _chain(node: Any, users: dict[int, Any]) -> list[Any]:
+    """Follow a node to what is done at once with it: normalisation or a scaled sum, then ReLU."""
+    chain = [node]
+
+    def follow(fits: Any) -> bool:
+        follower = users.get(id(chain[-1].outputs[0]))
+        if follower is None or not fits(follower):
+            return False
+        chain.append(follower)
+        return True
+
+    kind = type(node.operation)
+    if kind in (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D):
+        if not _is_convolution(node.operation) or not _is_linear(node.operation):
+            return chain
+        if not follow(lambda other: _is_normalization(other.operation)):
+            follow(lambda other: _adds_to_shortcut(other, chain[-1]))
+    elif not (_is_normalization(node.operation) or _is_sum(node.operation)):
+        return chain
+    follow(lambda other: _ceiling(other.operation) is not None)
+    return chain
+
+
+def _step(chain: list[Any]) -> Any:
+    """Make the step that does what a chain of nodes does."""
+    layer = chain[0].operation
+    kinds = {type(link.operation): link.operation for link in chain[1:]}
+    dtype = getattr(torch, getattr(layer, "compute_dtype", None) or "float32")
+    clamp = Clamp(_ceiling(chain[-1].operation) if len(chain) > 1 else None)
+    if _is_normalization(layer):
+        return NormalizationStep(Normalization(layer, clamp), dtype)
+    if _is_convolution(layer) and (_is_linear(layer) or len(chain) == 1):
+        if not _is_linear(layer):
+            return _plain(chain[0])
+        norm = kinds.get(layers.BatchNormalization)
+        scale = next((scale for link in chain[1:] if (scale := _scale(link.operation))), 1.0)
+        return _convolution_step(layer, dtype, norm, scale, clamp)
+    if _is_sum(layer):
+        return SumStep(dtype, clamp)
+    if type(layer) is layers.Concatenate and layer.axis in (-1, 3) and len(layer.output.shape) == 4:
+        return JoinStep(dtype)
+    return _plain(chain[0])
+
+
+def _convolution_step(layer: Any, dtype: Any, norm: Any, scale: float, clamp: Clamp) -> Any:
+    bias = layer.bias if layer.use_bias else None
+    then = Normalization(norm, clamp) if norm else None
+    if type(layer) is layers.SeparableConv2D:
+        deep = Convolution(layer, layer.depthwise_kernel, None, depthwise=True)
+        flat = Convolution(layer, layer.pointwise_kernel, bias, depthwise=False, window=False)
+        before = ConvolutionStep(deep, dtype, norm=None, scale=1.0, clamp=Clamp(None))
+        return _Pair(before, ConvolutionStep(flat, dtype, norm=then, scale=scale, clamp=clamp))
+    convolution = Convolution(layer, layer.kernel, bias, depthwise=type(layer) is layers.DepthwiseConv2D)
+    return ConvolutionStep(convolution, dtype, norm=then, scale=scale, clamp=clamp)
+
+
+class _Pair:
+    """Two steps, one after the other, as one."""
+
+    def __init__(self, before: Any, after: Any) -> None:
+        self.before, self.after, self.variables = before, after, [*before.variables, *after.variables]
+
+    def forward(self, maps: list[Any], walk: Walk) -> tuple[Any, Any]:
+        between, kept_before = self.before.forward(maps[:1], walk)
+        answer, kept = self.after.forward([between, *maps[1:]], walk)
+        return answer, (kept_before, kept)
+
+    def backward(self, gradient: Any, owned: bool, kept: Any, numbers: list[int | None], gradients: Gradients) -> None:
+        self.after.backward(gradient, owned, kept[1], [-1, *numbers[1:]], gradients)
+        self.before.backward(*gradients.maps.pop(-1), kept[0], numbers[:1], gradients)
+
+
+def _plain(node: Any) -> PlainStep:
+    """Run a layer as PyTorch has it where that is alike, else as Keras has it."""
+    layer = node.operation
+    variables = list(getattr(layer, "trainable_variables", []))
+    if _is_pooling(layer):
+        return PlainStep(lambda maps, training: _pooled(layer, maps[0]), [])
+    ceiling = _ceiling(layer)
+    if ceiling is not None:
+        relu = torch.relu if math.isinf(ceiling) else lambda values: values.clamp(0, ceiling)
+        return PlainStep(lambda maps, training: relu(maps[0]), [])
+    if type(layer) is layers.ZeroPadding2D and layer.data_format == "channels_last":
+        (top, bottom), (left, right) = layer.padding
+        return PlainStep(lambda maps, training: functional.pad(maps[0], (left, right, top, bottom)), [])
+    keys = [id(tensor) for tensor in node.input_tensors]
+    takes_training = getattr(layer, "_call_has_training_arg", False)
+
+    def as_keras(maps: list[Any], training: bool) -> Any:
+        given = {key: _as_keras(values) for key, values in zip(keys, maps, strict=True)}
+        positional, named = node.arguments.fill_in(given)
+        return _as_map(layer(*positional, **named, **({"training": training} if takes_training else {})))
+
+    return PlainStep(as_keras, variables)
+
+
+def _pooled(layer: Any, images: Any) -> Any:
+    padding: Any = (0, 0)
+    if layer.padding == "same":
+        left, right, top, bottom = same_padding(images.shape[2:], layer.pool_size, layer.strides)
+        padding = (top, left)
+        if (left, top) != (right, bottom):
+            images, padding = functional.pad(images, (left, right, top, bottom), value=float("-inf")), (0, 0)
+    if type(layer) is layers.MaxPooling2D:
+        return functional.max_pool2d(images, layer.pool_size, layer.strides, padding)
+    return functional.avg_pool2d(images, layer.pool_size, layer.strides, padding, count_include_pad=False)
+
+
+# What a layer must be for a step to stand in for it
+
+
 def _on_images(layer: Any) -> bool:
-    """Tell whether a layer works on (batch, height, width, channels) in the way the layers above do."""
-    if isinstance(layer, keras.layers.BatchNormalization):
-        axis = layer.axis[0] if isinstance(layer.axis, list | tuple) else layer.axis
-        four = len(layer.input.shape) == 4
-        return bool(four and axis in (-1, 3) and not layer.synchronized and not layer.renorm)
-    return bool(getattr(layer, "data_format", "channels_last") == "channels_last")
+    return getattr(layer, "data_format", "channels_last") == "channels_last" and len(layer.output.shape) == 4
+
+
+def _is_convolution(layer: Any) -> bool:
+    known = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
+    return type(layer) in known and _on_images(layer) and not getattr(layer, "lora_enabled", False)
+
+
+def _is_linear(layer: Any) -> bool:
+    return getattr(layer, "activation", None) in (None, keras.activations.linear)
+
+
+def _is_normalization(layer: Any) -> bool:
+    if type(layer) is not layers.BatchNormalization:
+        return False
+    axis = layer.axis[0] if isinstance(layer.axis, list | tuple) else layer.axis
+    return len(layer.output.shape) == 4 and axis in (-1, 3) and not layer.synchronized and not layer.renorm
+
+
+def _is_sum(layer: Any) -> bool:
+    alike = type(layer) is layers.Add and len(layer.output.shape) == 4
+    return alike and len({tuple(tensor.shape) for tensor in layer.input}) == 1
+
+
+def _is_pooling(layer: Any) -> bool:
+    if type(layer) not in (layers.MaxPooling2D, layers.AveragePooling2D) or not _on_images(layer):
+        return False
+    if type(layer) is layers.MaxPooling2D or layer.padding == "valid":
+        return True
+    left, right, top, bottom = same_padding(layer.input.shape[1:3], layer.pool_size, layer.strides)
+    return (left, top) == (right, bottom)
+
+
+def _scale(layer: Any) -> float | None:
+    """Tell what InceptionResNetV2 scales a branch by before it adds it to its shortcut; None for another layer."""
+    return float(layer.scale) if type(layer).__name__ == "CustomScaleLayer" else None
+
+
+def _adds_to_shortcut(node: Any, convolution: Any) -> bool:
+    return bool(_scale(node.operation)) and node.input_tensors[1] is convolution.outputs[0]
+
+
+def _ceiling(layer: Any) -> float | None:
+    """Tell where a ReLU ends, infinity for the plain one; None for a layer that is none."""
+    if type(layer) is layers.Activation:
+        return math.inf if layer.activation is keras.activations.relu else None
+    if type(layer) is layers.ReLU and not layer.negative_slope and not layer.threshold:
+        return math.inf if layer.max_value is None else float(layer.max_value)
+    return None

@@ -16,7 +16,7 @@ from melanoma.data.encode import learn_encoder
 from melanoma.errors import DataError, MelanomaError, listed
 from melanoma.evaluation.metrics import auc
 from melanoma.files import replacing, write_json, write_text
-from melanoma.models.backend import has_bfloat16, keras
+from melanoma.models.backend import BACKEND, has_bfloat16, keep_memory, keras
 from melanoma.models.classifier import build_classifier
 from melanoma.models.losses import build_loss
 from melanoma.runs import Run
@@ -65,6 +65,7 @@ def train_fold(  # noqa: PLR0915  one straight line
     train, held_out = batches(training, weights), batches(validation, None)
 
     # ---- network, loss, optimizer ------------------------------------------------------------------------------
+    keep_memory()
     keras.utils.set_random_seed(settings.seed + fold)
     keras.config.set_dtype_policy(precision(settings.train))
     prior = 0.5 if weights is not None else float(training["target"].mean())
@@ -90,8 +91,8 @@ def train_fold(  # noqa: PLR0915  one straight line
     with stop_requests() as stop_requested, progress as show:
         while not position.finished:
             order, started, first_step = train.order(position.epoch), time.monotonic(), position.step
-            while position.step < steps:
-                batch = _fed(train.step(order, position.step))
+            coming = train.ahead(order, first_step)
+            for batch in map(_fed, coming):
                 logs = model.train_on_batch(*batch, return_dict=True)  # of this batch alone
                 if not math.isfinite(logs["loss"]):
                     names = training["image_name"].iloc[order[position.step * train.batch_size :][: train.batch_size]]
@@ -105,13 +106,15 @@ def train_fold(  # noqa: PLR0915  one straight line
                     save_state(run.state(fold), model, position)
                     raise Interrupted
             seconds = time.monotonic() - started
+            trained = len(order) - first_step * train.batch_size
             row: dict[str, Any] = {
                 "epoch": position.epoch + 1,
                 "loss": position.loss / position.images,
                 "accuracy": position.right / position.images,
                 **validate(classifier, held_out, model.loss),
                 "learning_rate": float(keras.ops.convert_to_numpy(optimizer.learning_rate)),
-                "images_per_second": (steps - first_step) * train.batch_size / seconds,
+                "images_per_second": trained / seconds,
+                "waiting_share": coming.waited / seconds,
             }
             best = _better(row[settings.train.monitor], position.best, settings.train.monitor)
             position.history.append(row)
@@ -154,17 +157,19 @@ def build_optimizer(settings: TrainSettings, steps: int) -> Any:
             warmup_target=settings.learning_rate if warmup else None,
             warmup_steps=warmup,
         )
-    return keras.optimizers.Adam(rate, weight_decay=settings.weight_decay or None)
+    adam: Any = keras.optimizers.Adam
+    if BACKEND == "torch":
+        from melanoma.training.adam import FusedAdam
+
+        adam = FusedAdam
+    return adam(rate, weight_decay=settings.weight_decay or None)
 
 
 def validate(classifier: Any, held_out: Batches, loss: Any) -> dict[str, float | None]:
     """Return loss, accuracy at 0.5 and AUC (None where a class is absent) on the held-out rows."""
-    everything = np.arange(len(held_out.rows))
+    coming = held_out.ahead(np.arange(len(held_out.rows)))
     probabilities = np.concatenate(
-        [
-            keras.ops.convert_to_numpy(classifier.predict_on_batch(_fed(held_out.step(everything, step))[0]))
-            for step in range(len(held_out))
-        ]
+        [keras.ops.convert_to_numpy(classifier.predict_on_batch(inputs)) for inputs, _ in map(_fed, coming)]
     )
     targets = held_out.targets[:, None]
     return {

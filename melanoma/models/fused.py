@@ -1,0 +1,400 @@
+"""The steps that a network on PyTorch is made of, each with its gradient, on maps that stay in channels-last memory.
+
+A map is what PyTorch calls (batch, channels, height, width), its memory in the order of Keras' (batch, height, width,
+channels): a view, never a copy. A step does at once what Keras does in several layers, such as convolution,
+batch normalisation and ReLU, and sums gradients where branches meet while a convolution writes them.
+It knows no graph: `channels_last` puts steps in order.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+Tensor = Any
+aten = torch.ops.aten
+# PyTorch's own fused convolutions; a build without oneDNN has none, and then the plain operations do
+HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise_")
+POINTWISE = torch.ops.mkldnn._convolution_pointwise if HAS_ONEDNN else None
+ONTO = torch.ops.mkldnn._convolution_pointwise_ if HAS_ONEDNN else None
+
+
+class Gradients:
+    """The gradients of one walk backwards: of maps by number, of weights by identity.
+
+    A map's gradient is summed in place only where this walk owns its memory.
+    """
+
+    def __init__(self) -> None:
+        self.maps: dict[int, tuple[Tensor, bool]] = {}
+        self.weights: dict[int, Tensor] = {}
+
+    def add(self, number: int, gradient: Tensor, owned: bool = True) -> None:
+        """Add to a map's gradient; owned: nothing else refers to this memory."""
+        if number not in self.maps:
+            self.maps[number] = gradient, owned
+            return
+        before, before_owned = self.maps[number]
+        if before_owned:
+            self.maps[number] = before.add_(gradient), True
+        else:
+            self.maps[number] = (gradient.add_(before) if owned else before + gradient), True
+
+    def add_weight(self, variable: Any, gradient: Tensor) -> None:
+        """Add to a weight's gradient, in the weight's own shape and precision."""
+        gradient = gradient.to(variable.value.dtype) if variable.value.dtype != gradient.dtype else gradient
+        key = id(variable)
+        self.weights[key] = self.weights[key] + gradient if key in self.weights else gradient
+
+
+class Walk:
+    """What one walk through the network is for: whether it trains, and what it will need on the way back."""
+
+    def __init__(self, training: bool, differentiable: bool) -> None:
+        self.training, self.differentiable = training, differentiable
+        self.moving: list[tuple[Tensor, Tensor, float]] = []  # a moving average, a batch's value, the momentum
+
+    def update_moving_averages(self) -> None:
+        """Move every batch normalisation's averages: one call for all of a momentum."""
+        for momentum in {momentum for *_, momentum in self.moving}:
+            chosen = [(moving, batch) for moving, batch, own in self.moving if own == momentum]
+            moving, batch = zip(*chosen, strict=True)
+            torch._foreach_lerp_(list(moving), list(batch), 1 - momentum)
+
+
+def trains(variable: Any) -> bool:
+    """Tell whether a gradient is wanted for a Keras variable."""
+    return bool(variable is not None and variable.value.requires_grad)
+
+
+class Clamp:
+    """ReLU up to a ceiling, in place; a ceiling of None is no ReLU."""
+
+    def __init__(self, ceiling: float | None) -> None:
+        self.ceiling = ceiling
+
+    def forward_(self, values: Tensor) -> Tensor:
+        """Clamp values in place."""
+        if self.ceiling is None:
+            return values
+        return values.relu_() if math.isinf(self.ceiling) else values.clamp_(0, self.ceiling)
+
+    def backward(self, gradient: Tensor, answer: Tensor, owned: bool) -> tuple[Tensor, bool]:
+        """Return the gradient before the clamp and whether it is owned, given what the clamp answered."""
+        if self.ceiling is None:
+            return gradient, owned
+        if not math.isinf(self.ceiling):
+            return aten.hardtanh_backward(gradient, answer, 0, self.ceiling), True
+        if owned and gradient.stride() == answer.stride():
+            return aten.threshold_backward.grad_input(gradient, answer, 0, grad_input=gradient), True
+        return aten.threshold_backward(gradient, answer, 0), True
+
+
+class Normalization:
+    """Batch normalisation over the channels, and the ReLU that follows it."""
+
+    def __init__(self, layer: Any, clamp: Clamp) -> None:
+        self.layer, self.clamp = layer, clamp
+        self.variables = [variable for variable in (layer.gamma, layer.beta) if variable is not None]
+
+    def _scale_and_shift(self) -> tuple[Tensor | None, Tensor | None]:
+        layer = self.layer
+        return tuple(None if variable is None else variable.value for variable in (layer.gamma, layer.beta))  # type: ignore[return-value]
+
+    def as_affine(self) -> tuple[Tensor, Tensor]:
+        """Return what the moving averages make of it: a factor and a shift for each channel, float32."""
+        gamma, beta = self._scale_and_shift()
+        factor = torch.rsqrt(self.layer.moving_variance.value + self.layer.epsilon)
+        factor = factor if gamma is None else factor * gamma
+        shift = -self.layer.moving_mean.value * factor
+        return factor, shift if beta is None else shift + beta
+
+    def forward(self, images: Tensor, walk: Walk) -> tuple[Tensor, Any]:
+        """Normalise; the moving variance takes the plain batch variance, as Keras has it and PyTorch has not."""
+        layer, (gamma, beta) = self.layer, self._scale_and_shift()
+        by_batch = walk.training and layer.trainable
+        moving = (layer.moving_mean.value, layer.moving_variance.value)
+        seen, mean, deviation = torch.native_batch_norm(
+            images, gamma, beta, *((None, None) if by_batch else moving), by_batch, 0.0, layer.epsilon
+        )
+        if by_batch:
+            variance = deviation.pow(-2).sub_(layer.epsilon)
+            walk.moving += [(moving[0], mean, layer.momentum), (moving[1], variance, layer.momentum)]
+        seen = self.clamp.forward_(seen)
+        return seen, (images, seen, mean, deviation, by_batch) if walk.differentiable else None
+
+    def backward(self, gradient: Tensor, owned: bool, kept: Any, gradients: Gradients) -> Tensor:
+        """Return the gradient of the images, owned."""
+        images, seen, mean, deviation, by_batch = kept
+        layer = self.layer
+        gradient, _ = self.clamp.backward(gradient, seen, owned)
+        wanted = [True, trains(layer.gamma), trains(layer.beta)]
+        moving = (None, None) if by_batch else (layer.moving_mean.value, layer.moving_variance.value)
+        gamma, _ = self._scale_and_shift()
+        given, factor, shift = aten.native_batch_norm_backward(
+            gradient, images, gamma, *moving, mean, deviation, by_batch, layer.epsilon, wanted
+        )
+        for variable, found in ((layer.gamma, factor), (layer.beta, shift)):
+            if trains(variable):
+                gradients.add_weight(variable, found)
+        return given
+
+
+class Convolution:
+    """A convolution (Keras' Conv2D or DepthwiseConv2D, or the halves of SeparableConv2D) and its padding."""
+
+    def __init__(self, layer: Any, kernel: Any, bias: Any, *, depthwise: bool, window: bool = True) -> None:
+        """kernel, bias: Keras variables, (height, width, in, out) or depthwise (height, width, channels, multiplier).
+
+        window: whether the layer's strides, padding and dilation are this convolution's, else it is 1x1 and plain.
+        """
+        self.kernel, self.bias, self.depthwise = kernel, bias, depthwise
+        self.variables = [variable for variable in (kernel, bias) if variable is not None]
+        self.size = tuple(kernel.shape[:2])
+        self.strides = tuple(layer.strides) if window else (1, 1)
+        self.dilation = tuple(layer.dilation_rate) if window else (1, 1)
+        self.same = window and layer.padding == "same"
+        self.groups = kernel.shape[2] if depthwise else getattr(layer, "groups", 1) if window else 1
+        if not depthwise:  # so that PyTorch's view of it is in channels-last memory, and stays so
+            value = kernel.value
+            value.data = value.data.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
+
+    def weight(self, dtype: Any) -> Tensor:
+        """View the kernel as PyTorch's (out, in / groups, height, width)."""
+        value = self.kernel.value
+        value = value if value.dtype == dtype else value.to(dtype)
+        if not self.depthwise:
+            return value.permute(3, 2, 0, 1)
+        height, width, channels, multiplier = value.shape
+        return value.reshape(height, width, 1, channels * multiplier).permute(3, 2, 0, 1)
+
+    def _add_weights(self, weight: Tensor, bias: Tensor, gradients: Gradients) -> None:
+        if trains(self.kernel):
+            if self.depthwise:
+                weight = weight.permute(2, 3, 1, 0).reshape(tuple(self.kernel.shape))
+            else:
+                weight = weight.permute(2, 3, 1, 0)
+            gradients.add_weight(self.kernel, weight)
+        if trains(self.bias):
+            gradients.add_weight(self.bias, bias)
+
+    def padded(self, images: Tensor) -> tuple[Tensor, tuple[int, int], tuple[int, ...]]:
+        """Return images, the padding PyTorch adds itself, and what was added before: Keras puts an odd pixel last."""
+        if not self.same:
+            return images, (0, 0), ()
+        amounts = same_padding(images.shape[2:], self.size, self.strides, self.dilation)
+        if amounts[0] == amounts[1] and amounts[2] == amounts[3]:
+            return images, (amounts[2], amounts[0]), ()
+        return functional.pad(images, amounts), (0, 0), amounts
+
+    def forward(self, images: Tensor, dtype: Any, scale: float = 1.0) -> tuple[Tensor, Any]:
+        """Convolve; scale: what the answer is multiplied by."""
+        weight, bias = self.weight(dtype), None if self.bias is None else self.bias.value.to(dtype)
+        if scale != 1:
+            weight, bias = weight * scale, None if bias is None else bias * scale
+        images, padding, added = self.padded(images)
+        answer = torch.conv2d(images, weight, bias, self.strides, padding, self.dilation, self.groups)
+        return answer, (images, weight, padding, added, scale)
+
+    def fused(self, images: Tensor, dtype: Any, *, affine: Any, scale: float, shortcut: Any, clamp: Clamp) -> Tensor:
+        """Convolve, apply a factor and shift a channel, add the shortcut and clamp, in one pass over the answer."""
+        weight, bias = self.weight(torch.float32), None if self.bias is None else self.bias.value.float() * scale
+        if affine is not None:
+            factor, shift = affine
+            weight, bias = weight * factor[:, None, None, None], shift if bias is None else shift + bias * factor
+        weight = (weight * scale if scale != 1 else weight).to(dtype)
+        images, padding, _ = self.padded(images)
+        where = (list(padding), list(self.strides), list(self.dilation), self.groups)
+        bias = None if bias is None else bias.to(dtype)
+        assert POINTWISE is not None
+        relu = clamp.ceiling is not None and math.isinf(clamp.ceiling)
+        if shortcut is None:
+            answer = POINTWISE(images, weight, bias, *where, "relu" if relu else "none", [], "")
+        else:
+            added = (shortcut, weight, bias, *where, "add", 1.0)
+            answer = POINTWISE.binary(images, *added, "relu" if relu else None, [], "")
+        return answer if relu else clamp.forward_(answer)
+
+    def backward(self, gradient: Tensor, kept: Any, number: int | None, gradients: Gradients) -> None:
+        """Add the gradients of the weights and, where `number` is given, of that map."""
+        images, weight, padding, added, scale = kept
+        onto = gradients.maps.get(number) if number is not None else None
+        in_place = onto is not None and onto[1] and not added and self._sums_in_place(gradient, onto[0], padding)
+        asked = [number is not None and not in_place, trains(self.kernel), trains(self.bias)]
+        sizes = None if self.bias is None else [gradient.shape[1]]
+        given, to_weight, to_bias = aten.convolution_backward(
+            gradient, images, weight, sizes, self.strides, padding, self.dilation, False, (0, 0), self.groups, asked
+        )
+        if onto is not None and in_place:
+            self._add_onto(onto[0], gradient, weight, padding)
+        elif number is not None:  # the gradient of what was padded on is nobody's
+            gradients.add(number, functional.pad(given, [-amount for amount in added]) if added else given)
+        if scale != 1:
+            to_weight = None if to_weight is None else to_weight * scale
+            to_bias = None if to_bias is None else to_bias * scale
+        self._add_weights(to_weight, to_bias, gradients)
+
+    def _add_onto(self, onto: Tensor, gradient: Tensor, weight: Tensor, padding: tuple[int, int]) -> None:
+        """Add the images' gradient to `onto`: a convolution by the kernel turned round, which sums as it writes."""
+        turned = (weight if self.size == (1, 1) else weight.flip(2, 3)).transpose(0, 1)
+        outside = [reach - 1 - pad for reach, pad in zip(self.size, padding, strict=True)]
+        assert ONTO is not None
+        ONTO.binary(onto, gradient, turned, None, outside, [1, 1], [1, 1], 1, "add", 1.0, None, [], "")
+
+    def _sums_in_place(self, gradient: Tensor, onto: Tensor, padding: tuple[int, int]) -> bool:
+        plain = self.groups == 1 and self.strides == (1, 1) and self.dilation == (1, 1)
+        inside = all(pad < reach for pad, reach in zip(padding, self.size, strict=True))
+        alike = gradient.dtype == onto.dtype and onto.is_contiguous(memory_format=torch.channels_last)
+        return bool(ONTO is not None and gradient.device.type == "cpu" and plain and inside and alike)
+
+
+def same_padding(
+    size: Any, window: tuple[int, ...], strides: tuple[int, ...], dilation: tuple[int, ...] = (1, 1)
+) -> tuple[int, ...]:
+    """Return what Keras' "same" adds (left, right, top, bottom): an odd pixel goes after the image."""
+    amounts: list[int] = []
+    for length, reach, stride, rate in zip(size, window, strides, dilation, strict=True):
+        total = max((-(-length // stride) - 1) * stride + (reach - 1) * rate + 1 - length, 0)
+        amounts = [total // 2, total - total // 2, *amounts]
+    return tuple(amounts)
+
+
+class ConvolutionStep:
+    """A convolution with what follows it: batch normalisation, or a scaled sum with a shortcut; then ReLU."""
+
+    def __init__(
+        self, convolution: Convolution, dtype: Any, *, norm: Normalization | None, scale: float, clamp: Clamp
+    ) -> None:
+        self.convolution, self.dtype, self.norm, self.scale, self.clamp = convolution, dtype, norm, scale, clamp
+        self.variables = [*convolution.variables, *(norm.variables if norm else [])]
+
+    def forward(self, maps: list[Tensor], walk: Walk) -> tuple[Tensor, Any]:
+        """Take the images and perhaps a shortcut of the answer's shape."""
+        images, shortcut = maps[0].to(self.dtype), maps[1].to(self.dtype) if len(maps) > 1 else None
+        by_batch = self.norm is not None and walk.training and self.norm.layer.trainable
+        if POINTWISE is not None and images.device.type == "cpu" and not walk.differentiable and not by_batch:
+            affine = self.norm.as_affine() if self.norm else None
+            clamp = self.norm.clamp if self.norm else self.clamp
+            one_pass = self.convolution.fused
+            return one_pass(images, self.dtype, affine=affine, scale=self.scale, shortcut=shortcut, clamp=clamp), None
+        answer, kept = self.convolution.forward(images, self.dtype, self.scale)
+        if self.norm is not None:
+            answer, kept_norm = self.norm.forward(answer, walk)
+            return answer, (kept, kept_norm)
+        if shortcut is not None:
+            answer = answer.add_(shortcut)
+        answer = self.clamp.forward_(answer)
+        return answer, (kept, answer)
+
+    def backward(
+        self, gradient: Tensor, owned: bool, kept: Any, numbers: list[int | None], gradients: Gradients
+    ) -> None:
+        """Add the gradients of every map that is wanted (numbers, None for one that is not) and of the weights."""
+        kept, kept_after = kept
+        if self.norm is not None:
+            gradient = self.norm.backward(gradient, owned, kept_after, gradients)
+        else:
+            gradient, owned = self.clamp.backward(gradient, kept_after, owned)
+        self.convolution.backward(gradient, kept, numbers[0], gradients)
+        if len(numbers) > 1 and numbers[1] is not None:
+            gradients.add(numbers[1], gradient, owned)
+
+
+class NormalizationStep:
+    """Batch normalisation by itself, with the ReLU that follows it."""
+
+    def __init__(self, norm: Normalization, dtype: Any) -> None:
+        self.norm, self.dtype, self.variables = norm, dtype, norm.variables
+
+    def forward(self, maps: list[Tensor], walk: Walk) -> tuple[Tensor, Any]:
+        """Normalise one map."""
+        return self.norm.forward(maps[0].to(self.dtype), walk)
+
+    def backward(
+        self, gradient: Tensor, owned: bool, kept: Any, numbers: list[int | None], gradients: Gradients
+    ) -> None:
+        """Add the map's gradient and the weights'."""
+        given = self.norm.backward(gradient, owned, kept, gradients)
+        if numbers[0] is not None:
+            gradients.add(numbers[0], given)
+
+
+class SumStep:
+    """Maps summed, with the ReLU that follows."""
+
+    variables: list[Any] = []  # noqa: RUF012  none
+
+    def __init__(self, dtype: Any, clamp: Clamp) -> None:
+        self.dtype, self.clamp = dtype, clamp
+
+    def forward(self, maps: list[Tensor], walk: Walk) -> tuple[Tensor, Any]:
+        """Sum two maps or more."""
+        answer = maps[0].to(self.dtype) + maps[1].to(self.dtype)
+        for other in maps[2:]:
+            answer.add_(other)
+        answer = self.clamp.forward_(answer)
+        return answer, answer
+
+    def backward(
+        self, gradient: Tensor, owned: bool, kept: Any, numbers: list[int | None], gradients: Gradients
+    ) -> None:
+        """Hand the gradient to every map."""
+        gradient, owned = self.clamp.backward(gradient, kept, owned)
+        wanted = [number for number in numbers if number is not None]
+        for number in wanted:
+            gradients.add(number, gradient, owned=owned and len(wanted) == 1)
+
+
+class JoinStep:
+    """Maps laid side by side along the channels."""
+
+    variables: list[Any] = []  # noqa: RUF012  none
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype = dtype
+
+    def forward(self, maps: list[Tensor], walk: Walk) -> tuple[Tensor, Any]:
+        """Join maps of the same batch, height and width."""
+        return torch.cat([values.to(self.dtype) for values in maps], 1), [values.shape[1] for values in maps]
+
+    def backward(
+        self, gradient: Tensor, owned: bool, kept: Any, numbers: list[int | None], gradients: Gradients
+    ) -> None:
+        """Hand each map its part."""
+        for number, part in zip(numbers, gradient.split(kept, 1), strict=True):
+            if number is not None:
+                gradients.add(number, part, owned=False)
+
+
+class PlainStep:
+    """Anything else, differentiated by PyTorch itself: a function of maps, and the Keras variables that it uses."""
+
+    def __init__(self, function: Callable[..., Tensor], variables: list[Any]) -> None:
+        self.function, self.variables = function, variables
+
+    def forward(self, maps: list[Tensor], walk: Walk) -> tuple[Tensor, Any]:
+        """Apply the function, noting what PyTorch needs to differentiate it."""
+        if not walk.differentiable:
+            return self.function(maps, walk.training), None
+        with torch.enable_grad():
+            given = [values.detach().requires_grad_(values.is_floating_point()) for values in maps]
+            answer = self.function(given, walk.training)
+        return answer.detach(), (given, answer)
+
+    def backward(
+        self, gradient: Tensor, owned: bool, kept: Any, numbers: list[int | None], gradients: Gradients
+    ) -> None:
+        """Let PyTorch find the gradients."""
+        given, answer = kept
+        wanted = [(number, values) for number, values in zip(numbers, given, strict=True) if number is not None]
+        weights = [variable for variable in self.variables if trains(variable)]
+        sources = [*(values for _, values in wanted), *(variable.value for variable in weights)]
+        found = torch.autograd.grad(answer, sources, gradient, allow_unused=True)
+        for (number, _), part in zip(wanted, found, strict=False):
+            if part is not None:
+                gradients.add(number, part, owned=False)
+        for variable, part in zip(weights, found[len(wanted) :], strict=True):
+            if part is not None:
+                gradients.add_weight(variable, part)
