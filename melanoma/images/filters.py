@@ -41,8 +41,21 @@ def process(image: UInt8Array | str | Path, size: int, crop: Literal["centre", "
         top, left = (height - side) // 2, (width - side) // 2
         pixels = pixels[top : top + side, left : left + side]
         height = width = side
-    pixels = _shrunk(pixels, min(width, size), min(height, size))
+    pixels = shrunk(pixels, min(width, size), min(height, size))
     return np.asarray(cv2.resize(pixels, (size, size), interpolation=cv2.INTER_CUBIC))
+
+
+def shrunk(image: UInt8Array, width: int, height: int) -> UInt8Array:
+    """Make an image smaller, each new pixel the mean of the area that it covers.
+
+    image: uint8 (rows, columns, 3); width, height: of the result in pixels, neither more than before.
+    Returns uint8 (height, width, 3).
+    """
+    # OpenCV averages whole blocks of 2 x 2 sixteen times as quickly as areas with broken edges. So what shrinks to
+    # no less than half is first stretched to twice its aim: less than half the time for the same picture.
+    if height < image.shape[0] <= 2 * height and width < image.shape[1] <= 2 * width:
+        image = np.asarray(cv2.resize(image, (2 * width, 2 * height), interpolation=cv2.INTER_LINEAR))
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))
 
 
 def no_noise(image: UInt8Array, kernel: int = 5) -> UInt8Array:
@@ -113,15 +126,6 @@ def preprocess(image: UInt8Array | str | Path, settings: ImageSettings) -> Float
     Raises DataError as `as_image` and the filters do.
     """
     return prepare(as_image(image, settings.size_px), settings).astype(np.float32) / np.float32(255)
-
-
-def _shrunk(pixels: UInt8Array, width: int, height: int) -> UInt8Array:
-    """Average the area that each new pixel covers: uint8 (height, width, 3), no larger than before."""
-    # OpenCV averages whole blocks of 2 x 2 sixteen times as quickly as areas with broken edges. So what shrinks to
-    # no less than half is first stretched to twice its aim: less than half the time for the same picture.
-    if height < pixels.shape[0] <= 2 * height and width < pixels.shape[1] <= 2 * width:
-        pixels = cv2.resize(pixels, (2 * width, 2 * height), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA))
 
 
 def _check_odd(kernel: int) -> None:
