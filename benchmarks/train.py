@@ -9,7 +9,10 @@ this machine, unless it is given; the notebook's own stack, Keras on TensorFlow,
 """
 
 import argparse
+import importlib.util
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -30,21 +33,25 @@ def data(options: Arguments) -> tuple[Any, Any]:
 
 
 def policy(options: Arguments) -> str:
-    """Return the Keras dtype policy to time, as the package would choose it where none is given."""
+    """Return the Keras dtype policy to time: where none is given, what the package chooses on PyTorch.
+
+    It is asked in a process of its own, since a process has one backend.
+    """
     if options.precision:
         return str(options.precision)
-    os.environ.setdefault("KERAS_BACKEND", "torch")
-    from melanoma.config import TrainSettings
-    from melanoma.training.train import precision
-
-    return precision(TrainSettings())
+    code = "from melanoma.config import TrainSettings; from melanoma.training.train import precision; "
+    command = [sys.executable, "-c", code + "print(precision(TrainSettings()))"]
+    environment = os.environ | {"KERAS_BACKEND": "torch"}
+    return subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1]
 
 
 def keras_stack(backend: str, *, plain: bool, only: str | None = None) -> Callable[[Arguments], Work]:
     """Make a stack that trains by Keras on a backend; plain: by Keras' own layers and optimizer."""
 
     def stack(options: Arguments) -> Work:
-        chosen = only or policy(options) if backend == "torch" or only else _chosen_elsewhere(options)
+        chosen = only or policy(options)
+        if importlib.util.find_spec(backend) is None:
+            raise NotHere(f"{backend} is not installed; pip install '.[{backend}]'")
         os.environ["KERAS_BACKEND"] = backend
         from melanoma.config import ImageSettings, ModelSettings, TrainSettings
         from melanoma.models.backend import BACKEND, keras
@@ -52,7 +59,7 @@ def keras_stack(backend: str, *, plain: bool, only: str | None = None) -> Callab
         from melanoma.models.losses import focal_loss
         from melanoma.training.train import build_optimizer
 
-        assert BACKEND == backend
+        assert backend == BACKEND
         keras.config.set_dtype_policy(chosen)
         settings = ModelSettings(backbone="InceptionResNetV2", weights="none")
         model = build_classifier(settings, ImageSettings(size_px=SIZE_PX), plain=plain)
@@ -69,19 +76,6 @@ def keras_stack(backend: str, *, plain: bool, only: str | None = None) -> Callab
     return stack
 
 
-def _chosen_elsewhere(options: Arguments) -> str:
-    """Ask a process of its own, since a backend is chosen once in a process."""
-    import subprocess
-    import sys
-
-    code = "from melanoma.config import TrainSettings; from melanoma.training.train import precision; "
-    environment = os.environ | {"KERAS_BACKEND": "torch"}
-    command = [sys.executable, "-c", code + "print(precision(TrainSettings()))"]
-    if options.precision:
-        return str(options.precision)
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()[-1]
-
-
 def pytorch_stack(compiled: bool) -> Callable[[Arguments], Work]:
     """Make a stack of timm's network in plain PyTorch, channels-last, fused Adam, autocast where bfloat16 is asked."""
 
@@ -89,7 +83,7 @@ def pytorch_stack(compiled: bool) -> Callable[[Arguments], Work]:
         import torch
         from timm_network import timm_network
 
-        lower = policy(options) == "mixed_bfloat16"
+        lower = policy(options).endswith("bfloat16")
         network = timm_network().to(memory_format=torch.channels_last).train()
         optimizer = torch.optim.Adam(network.parameters(), 1e-4, fused=True)
         forward = torch.compile(network) if compiled else network
@@ -113,19 +107,6 @@ def pytorch_stack(compiled: bool) -> Callable[[Arguments], Work]:
     return stack
 
 
-def tensorflow_stack(only: str | None) -> Callable[[Arguments], Work]:
-    """Make the notebook's own stack; raises NotHere where TensorFlow is not installed."""
-
-    def stack(options: Arguments) -> Work:
-        import importlib.util
-
-        if importlib.util.find_spec("tensorflow") is None:
-            raise NotHere("TensorFlow is not installed; pip install '.[tensorflow]'")
-        return keras_stack("tensorflow", plain=True, only=only)(options)
-
-    return stack
-
-
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the batch size and the precision."""
     parser.add_argument("--batch", type=int, default=8, help="images a step")
@@ -137,8 +118,8 @@ STACKS = {
     "pytorch": pytorch_stack(compiled=False),
     "pytorch-compiled": pytorch_stack(compiled=True),
     "keras-torch": keras_stack("torch", plain=True),
-    "keras-tensorflow-float32": tensorflow_stack("float32"),
-    "keras-tensorflow": tensorflow_stack(None),
+    "keras-tensorflow-float32": keras_stack("tensorflow", plain=True, only="float32"),
+    "keras-tensorflow": keras_stack("tensorflow", plain=True),
     "keras-jax": keras_stack("jax", plain=True),
 }
 

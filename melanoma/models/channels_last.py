@@ -41,8 +41,11 @@ class Placed:
     gives: int
 
 
-class ChannelsLast(keras.Model):  # type: ignore[misc]
-    """A functional Keras network whose layers hold the weights and whose call walks the steps."""
+class Functional(keras.Model):  # type: ignore[misc]
+    """A functional Keras network whose layers hold the weights and whose call walks the steps.
+
+    Named as Keras' own class is: weight files hold the name, and fit both.
+    """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Answer with the network's one output, as Keras would."""
@@ -59,7 +62,7 @@ def channels_last(network: Any) -> Any:
 
     network: functional, with one input (batch, height, width, channels) and one output.
     """
-    fast = ChannelsLast(network.input, network.output, name=network.name)
+    fast = Functional(network.input, network.output, name=network.name)
     fast.plan = _Plan(network)
     return fast
 

@@ -398,3 +398,15 @@ class PlainStep:
         for variable, part in zip(weights, found[len(wanted) :], strict=True):
             if part is not None:
                 gradients.add_weight(variable, part)
+
+
+def sampled(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Read images (batch, height, width, channels) at fractional places (batch, height x width), bilinearly.
+
+    rows, columns: float32, pixels; a place outside is mirrored at the edge pixel. Returns float32 of the images' shape.
+    """
+    batch, height, width, _ = images.shape
+    across, down = (2 * place / max(size - 1, 1) - 1 for place, size in ((columns, width), (rows, height)))
+    places = torch.stack([across, down], -1).reshape(batch, height, width, 2)
+    pixels = images.permute(0, 3, 1, 2).float().contiguous()  # the sampler is fast on planes alone
+    return functional.grid_sample(pixels, places, "bilinear", "reflection", align_corners=True).permute(0, 2, 3, 1)

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from melanoma.config import AugmentSettings
-from melanoma.models.backend import keras
+from melanoma.models.backend import BACKEND, keras
 
 ops = keras.ops
 
@@ -35,6 +35,10 @@ class RandomView(keras.layers.Layer):  # type: ignore[misc]
         cosine, sine = ops.cos(turn) * scale, ops.sin(turn) * scale
         rows = signs[:, :1] * (cosine * down + sine * right) + (height - 1) / 2
         columns = signs[:, 1:] * (cosine * right - sine * down) + (width - 1) / 2
+        if BACKEND == "torch":
+            from melanoma.models.fused import sampled
+
+            return sampled(images, rows, columns)
         return _sample(images, _mirrored(rows, height), _mirrored(columns, width))
 
     def _signs(self, count: Any) -> Any:
