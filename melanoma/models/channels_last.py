@@ -27,6 +27,8 @@ from melanoma.models.fused import (
     SumStep,
     Walk,
     same_padding,
+    tensor,
+    trains,
 )
 
 layers = keras.layers
@@ -51,7 +53,7 @@ class Functional(keras.Model):  # type: ignore[misc]
         """Answer with the network's one output, as Keras would."""
         del mask  # images have none
         images = keras.ops.convert_to_tensor(inputs[0] if isinstance(inputs, list | tuple) else inputs)
-        weights = [variable.value for variable in self.plan.variables]
+        weights = [tensor(variable) for variable in self.plan.variables]
         if torch.is_grad_enabled() and any(value.requires_grad for value in (images, *weights)):
             return _Differentiable.apply(self.plan, bool(training), images, *weights)
         return self.plan.forward(images, Walk(bool(training), differentiable=False), [])
@@ -95,7 +97,7 @@ class _Plan:
         """Walk backwards, giving memory back on the way; the images' gradient is map 0's."""
         wanted = {0} if images_wanted else set()
         for placed in self.placed:
-            if wanted.intersection(placed.takes) or any(v.value.requires_grad for v in placed.step.variables):
+            if wanted.intersection(placed.takes) or any(map(trains, placed.step.variables)):
                 wanted.add(placed.gives)
         gradients = Gradients()
         gradients.add(self.output, _as_map(gradient), owned=False)

@@ -44,7 +44,7 @@ class Gradients:
 
     def add_weight(self, variable: Any, gradient: Tensor) -> None:
         """Add to a weight's gradient, in the weight's own shape and precision."""
-        gradient = gradient.to(variable.value.dtype) if variable.value.dtype != gradient.dtype else gradient
+        gradient = gradient.to(tensor(variable).dtype) if tensor(variable).dtype != gradient.dtype else gradient
         key = id(variable)
         self.weights[key] = self.weights[key] + gradient if key in self.weights else gradient
 
@@ -64,9 +64,14 @@ class Walk:
             torch._foreach_lerp_(list(moving), list(batch), 1 - momentum)
 
 
+def tensor(variable: Any) -> Tensor:
+    """Return a Keras variable's own tensor: its `value` is a copy where Keras casts to a lower precision."""
+    return variable._value
+
+
 def trains(variable: Any) -> bool:
     """Tell whether a gradient is wanted for a Keras variable."""
-    return bool(variable is not None and variable.value.requires_grad)
+    return bool(variable is not None and tensor(variable).requires_grad)
 
 
 class Clamp:
@@ -101,21 +106,21 @@ class Normalization:
 
     def _scale_and_shift(self) -> tuple[Tensor | None, Tensor | None]:
         layer = self.layer
-        return tuple(None if variable is None else variable.value for variable in (layer.gamma, layer.beta))  # type: ignore[return-value]
+        return tuple(None if variable is None else tensor(variable) for variable in (layer.gamma, layer.beta))  # type: ignore[return-value]
 
     def as_affine(self) -> tuple[Tensor, Tensor]:
         """Return what the moving averages make of it: a factor and a shift for each channel, float32."""
         gamma, beta = self._scale_and_shift()
-        factor = torch.rsqrt(self.layer.moving_variance.value + self.layer.epsilon)
+        factor = torch.rsqrt(tensor(self.layer.moving_variance) + self.layer.epsilon)
         factor = factor if gamma is None else factor * gamma
-        shift = -self.layer.moving_mean.value * factor
+        shift = -tensor(self.layer.moving_mean) * factor
         return factor, shift if beta is None else shift + beta
 
     def forward(self, images: Tensor, walk: Walk) -> tuple[Tensor, Any]:
         """Normalise; the moving variance takes the plain batch variance, as Keras has it and PyTorch has not."""
         layer, (gamma, beta) = self.layer, self._scale_and_shift()
         by_batch = walk.training and layer.trainable
-        moving = (layer.moving_mean.value, layer.moving_variance.value)
+        moving = (tensor(layer.moving_mean), tensor(layer.moving_variance))
         seen, mean, deviation = torch.native_batch_norm(
             images, gamma, beta, *((None, None) if by_batch else moving), by_batch, 0.0, layer.epsilon
         )
@@ -131,7 +136,7 @@ class Normalization:
         layer = self.layer
         gradient, _ = self.clamp.backward(gradient, seen, owned)
         wanted = [True, trains(layer.gamma), trains(layer.beta)]
-        moving = (None, None) if by_batch else (layer.moving_mean.value, layer.moving_variance.value)
+        moving = (None, None) if by_batch else (tensor(layer.moving_mean), tensor(layer.moving_variance))
         gamma, _ = self._scale_and_shift()
         given, factor, shift = aten.native_batch_norm_backward(
             gradient, images, gamma, *moving, mean, deviation, by_batch, layer.epsilon, wanted
@@ -158,12 +163,12 @@ class Convolution:
         self.same = window and layer.padding == "same"
         self.groups = kernel.shape[2] if depthwise else getattr(layer, "groups", 1) if window else 1
         if not depthwise:  # so that PyTorch's view of it is in channels-last memory, and stays so
-            value = kernel.value
+            value = tensor(kernel)
             value.data = value.data.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
 
     def weight(self, dtype: Any) -> Tensor:
         """View the kernel as PyTorch's (out, in / groups, height, width)."""
-        value = self.kernel.value
+        value = tensor(self.kernel)
         value = value if value.dtype == dtype else value.to(dtype)
         if not self.depthwise:
             return value.permute(3, 2, 0, 1)
@@ -191,7 +196,7 @@ class Convolution:
 
     def forward(self, images: Tensor, dtype: Any, scale: float = 1.0) -> tuple[Tensor, Any]:
         """Convolve; scale: what the answer is multiplied by."""
-        weight, bias = self.weight(dtype), None if self.bias is None else self.bias.value.to(dtype)
+        weight, bias = self.weight(dtype), None if self.bias is None else tensor(self.bias).to(dtype)
         if scale != 1:
             weight, bias = weight * scale, None if bias is None else bias * scale
         images, padding, added = self.padded(images)
@@ -200,7 +205,7 @@ class Convolution:
 
     def fused(self, images: Tensor, dtype: Any, *, affine: Any, scale: float, shortcut: Any, clamp: Clamp) -> Tensor:
         """Convolve, apply a factor and shift a channel, add the shortcut and clamp, in one pass over the answer."""
-        weight, bias = self.weight(torch.float32), None if self.bias is None else self.bias.value.float() * scale
+        weight, bias = self.weight(torch.float32), None if self.bias is None else tensor(self.bias).float() * scale
         if affine is not None:
             factor, shift = affine
             weight, bias = weight * factor[:, None, None, None], shift if bias is None else shift + bias * factor
@@ -390,7 +395,7 @@ class PlainStep:
         given, answer = kept
         wanted = [(number, values) for number, values in zip(numbers, given, strict=True) if number is not None]
         weights = [variable for variable in self.variables if trains(variable)]
-        sources = [*(values for _, values in wanted), *(variable.value for variable in weights)]
+        sources = [*(values for _, values in wanted), *(tensor(variable) for variable in weights)]
         found = torch.autograd.grad(answer, sources, gradient, allow_unused=True)
         for (number, _), part in zip(wanted, found, strict=False):
             if part is not None:
