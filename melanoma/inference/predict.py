@@ -5,9 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from melanoma.inference.engine import Engine
-
-BATCH = 32
+from melanoma.inference.engine import Batch, Engine
 
 
 def sigmoid(logit: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -26,17 +24,19 @@ def score(
 ) -> NDArray[np.float64]:
     """Return the probability of melanoma by one network: float64 (n,) in [0, 1].
 
-    images: uint8 (any, size_px, size_px, 3) RGB; rows: int64 (n,), which of them; metadata: float32 (n, features).
+    images: uint8 (any, size_px, size_px, 3) RGB, read while others are computed; rows: int64 (n,), which of them;
+    metadata: float32 (n, features).
     views: 1, or 8 for the mean logit over the turns by 90 degrees and their mirror images.
     """
+
+    def read(part: slice) -> Batch:
+        pixels = np.concatenate(dihedral(images[rows[part]], views))
+        return pixels, None if metadata is None else np.tile(metadata[part], (views, 1))
+
     logits = np.empty(len(rows), np.float32)
-    for start in range(0, len(rows), BATCH):
-        part = slice(start, start + BATCH)
-        pixels = np.ascontiguousarray(images[rows[part]])
-        table = None if metadata is None else metadata[part]
-        answers = [engine.answer(view, table).logit for view in dihedral(pixels, views)]
-        logits[part] = np.mean(answers, axis=0)
-        progress(min(start + BATCH, len(rows)), len(rows))
+    for part, answer in engine.stream(read, len(rows)):
+        logits[part] = answer.logit.reshape(views, -1).mean(axis=0)
+        progress(part.stop, len(rows))
     return sigmoid(logits)
 
 

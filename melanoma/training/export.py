@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from melanoma.config import Settings
 from melanoma.errors import MelanomaError, ModelError
 from melanoma.files import replacing
-from melanoma.inference.engine import OUTPUTS, Engine
+from melanoma.inference.engine import OUTPUTS, Choice, Engine
 from melanoma.models.backend import BACKEND, keras
 from melanoma.models.classifier import answering, build_classifier
 
@@ -28,8 +28,8 @@ def export_network(
 
     weights: the file that training left. images: uint8 (n, size_px, size_px, 3) RGB, real ones, to compare on;
     metadata: float32 (n, features) where used. What it is compared with is the network as it was trained, in float32;
-    what is written has Keras' own layers. The file takes uint8 images (and metadata) in batches of any size and gives
-    logit, activation map and features.
+    what is written has Keras' own layers, batch normalisation folded into the convolutions. The file takes uint8 images
+    (and metadata) in batches of any size and gives logit, activation map and features.
     Raises ModelError where the weights are of another network, MelanomaError where the two differ by more than
     TOLERANCE; no file appears then.
     """
@@ -40,8 +40,8 @@ def export_network(
         expected = trained.predict_on_batch([pixels, metadata] if metadata is not None else pixels)
         network = answering(_load(weights, settings, features, plain=True))
         with replacing(path) as aside:
-            _write(aside, network, images, metadata)
-            answer = Engine(aside).answer(images, metadata)
+            _write(aside, folded(network), images, metadata)
+            answer = Engine(aside, Choice("onnxruntime", "float32")).answer(images, metadata)
             found = {
                 "logit": _difference(answer.logit, expected[0][:, 0]),
                 "activation_map": _difference(answer.activation_map, expected[1][..., 0]),
@@ -65,6 +65,31 @@ def _load(weights: Path, settings: Settings, metadata_features: int, *, plain: b
 
 def _difference(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
     return float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
+
+
+class Affine(keras.layers.BatchNormalization):  # type: ignore[misc]
+    """Batch normalisation of a trained network as one product and one sum, which fold into the convolution before."""
+
+    def call(self, images: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Normalise float (batch, ..., channels) by the moving mean and variance."""
+        del training, mask
+        scale = keras.ops.rsqrt(self.moving_variance + self.epsilon)
+        if self.scale:
+            scale = scale * self.gamma
+        shift = -self.moving_mean * scale
+        return images * scale + (shift + self.beta if self.center else shift)
+
+
+def folded(network: Any) -> Any:
+    """Return the same Keras network with every batch normalisation over the last axis as `Affine`."""
+
+    def swapped(layer: Any) -> Any:
+        last = type(layer) is keras.layers.BatchNormalization and layer.axis in (-1, len(layer.input.shape) - 1)
+        return (Affine if last else type(layer)).from_config(layer.get_config())
+
+    same = keras.models.clone_model(network, clone_function=swapped, recursive=True)
+    same.set_weights(network.get_weights())
+    return same
 
 
 def _write(path: Path, network: Any, images: NDArray[np.uint8], metadata: NDArray[np.float32] | None) -> None:
@@ -98,3 +123,29 @@ def _write(path: Path, network: Any, images: NDArray[np.uint8], metadata: NDArra
             opset_version=18,
             dynamo=False,
         )
+    _simplify(path)
+
+
+def _simplify(path: Path) -> None:
+    """Leave in an ONNX file what scoring needs, by the rewriting that ONNX Runtime does on every loading anyway.
+
+    Its basic level keeps to ONNX's own operators: batch normalisation becomes weights of the convolution before it,
+    and the turns between Keras' and ONNX's order of axes cancel out.
+    """
+    import onnx
+    import onnxruntime
+
+    network = onnx.load(path)
+    for node in network.graph.node:
+        if node.op_type == "Pad" and not node.input[-1]:
+            node.input.pop()  # an empty optional input keeps padding from being folded into the convolution after it
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(path)
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(network.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    network = onnx.load(path)
+    own = [operators for operators in network.opset_import if operators.domain == ""]
+    del network.opset_import[:]  # it declares every family of operators that it knows
+    network.opset_import.extend(own)
+    onnx.save(network, path)
