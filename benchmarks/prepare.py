@@ -4,7 +4,7 @@
     python benchmarks/prepare.py --images small     # thumbnails, where everything around the decoder counts most
     python benchmarks/prepare.py --memory           # a table that repeats the small images until there are 33,126
 
-Large are the JPEGs and DICOMs of ../shared/data at 512 px, small are the JPEGs of its isic folder at 299 px; where they
+Large are the JPEGs and DICOMs of ../shared/data at 512 px, small are the JPEGs of its isic folder at 128 px; where they
 are absent, the embedded dataset stands in for both. The memory is that of the process: its own, and pages of files
 that it has mapped, which the system takes back when it needs them.
 """
@@ -34,7 +34,7 @@ from melanoma.prepare import prepare
 SHARED = Path(__file__).parents[2] / "shared/data"
 SIIM_IMAGES = 33_126
 COUNTS = {"large": 216, "small": 4000}
-SIZES_PX = {"large": 512, "small": 299}
+SIZES_PX = {"large": 512, "small": 128}
 
 
 def pictures(kind: str, scratch: Path) -> list[Path]:

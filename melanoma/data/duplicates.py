@@ -110,11 +110,11 @@ def near_duplicates(image_names: Sequence[str], thumbnails: NDArray[np.uint8]) -
     def detail_agrees(candidate: Int64Array) -> bool:
         row, other, turn = candidate.tolist()
         correlation = _aligned_correlation(_grey(thumbnails[row]), _turned(_grey(thumbnails[other]), turn))
+        release(thumbnails)
         return correlation >= SAME_PICTURE
 
     with ThreadPoolExecutor() as pool:  # OpenCV lets go of the interpreter while it aligns
         agreeing = np.fromiter(pool.map(detail_agrees, candidates), bool, len(candidates))
-    release(thumbnails)
     return [(image_names[row], image_names[other]) for row, other, _ in sorted(candidates[agreeing].tolist())]
 
 

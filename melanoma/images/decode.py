@@ -234,8 +234,8 @@ def _loaded(
 
 
 def _may_be_grey_filled(image: Image.Image) -> bool:
-    corner = np.asarray(image.crop((image.width - 1, image.height - 1, image.width, image.height)))
-    return bool((np.abs(corner.astype(int) - 128) <= 1).all())
+    corner = np.array(image.getpixel((image.width - 1, image.height - 1)), np.int64)
+    return bool((np.abs(corner - 128) <= 1).all())
 
 
 def _upright(image: Image.Image) -> Image.Image:
