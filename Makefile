@@ -1,4 +1,5 @@
-# make demo: the whole job on the embedded dataset. make test: lint, types, tests. Both set everything up first.
+# make demo: the whole job on the embedded dataset. make test: lint, types, tests. make bench: speed, against peers.
+# Each sets everything up first.
 PYTHON ?= python3
 EXTRAS ?= train,dicom,notebook,dev
 VENV := .venv
@@ -6,7 +7,7 @@ BIN := $(VENV)/bin
 comma := ,
 READY := $(VENV)/.ready-$(subst $(comma),-,$(EXTRAS))
 
-.PHONY: demo test lint types docs clean
+.PHONY: demo test lint types docs bench clean
 
 demo: $(READY)
 	$(BIN)/melanoma demo
@@ -32,6 +33,18 @@ $(READY): pyproject.toml constraints.txt
 
 docs: $(READY)
 	$(BIN)/python docs/generate.py
+
+# every table of docs/speed.md; needs the machine for itself for about an hour
+bench:
+	$(MAKE) $(VENV)/.ready-train-jax-tensorflow-openvino-bench-dev EXTRAS=train,jax,tensorflow,openvino,bench,dev
+	@# timm asks for torchvision, and that for its own build of PyTorch: both are taken without what they ask for
+	$(BIN)/python -m pip install --quiet --no-deps timm==1.0.31 torchvision==0.28.0
+	$(BIN)/python benchmarks/decode.py
+	$(BIN)/python benchmarks/prepare.py
+	$(BIN)/python benchmarks/train.py --stacks ours pytorch keras-torch keras-tensorflow-float32 keras-tensorflow
+	$(BIN)/python benchmarks/train.py --stacks ours pytorch --batch 32 --pairs 3
+	$(BIN)/python benchmarks/fit.py
+	$(BIN)/python benchmarks/score.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -177,7 +177,7 @@ def _chain(node: Any, users: dict[int, Any]) -> list[Any]:
 
     kind = type(node.operation)
     if kind in (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D):
-        if not _is_convolution(node.operation) or not _is_linear(node.operation):
+        if not _is_convolution(node.operation) or node.operation.activation is not keras.activations.linear:
             return chain
         if not follow(lambda other: _is_normalization(other.operation)):
             follow(lambda other: _adds_to_shortcut(other, chain[-1]))
@@ -195,9 +195,8 @@ def _step(chain: list[Any]) -> Any:
     clamp = Clamp(_ceiling(chain[-1].operation) if len(chain) > 1 else None)
     if _is_normalization(layer):
         return NormalizationStep(Normalization(layer, clamp), dtype)
-    if _is_convolution(layer) and (_is_linear(layer) or len(chain) == 1):
-        if not _is_linear(layer):
-            return _plain(chain[0])
+    if _is_convolution(layer):
+        clamp = Clamp(math.inf) if layer.activation is keras.activations.relu else clamp
         norm = kinds.get(layers.BatchNormalization)
         scale = next((scale for link in chain[1:] if (scale := _scale(link.operation))), 1.0)
         return _convolution_step(layer, dtype, norm, scale, clamp)
@@ -255,7 +254,8 @@ def _plain(node: Any) -> PlainStep:
     def as_keras(maps: list[Any], training: bool) -> Any:
         given = {key: _as_keras(values) for key, values in zip(keys, maps, strict=True)}
         positional, named = node.arguments.fill_in(given)
-        return _as_map(layer(*positional, **named, **({"training": training} if takes_training else {})))
+        named = {**named, "training": training} if takes_training else named
+        return _as_map(layer(*positional, **named))
 
     return PlainStep(as_keras, variables)
 
@@ -281,11 +281,8 @@ def _on_images(layer: Any) -> bool:
 
 def _is_convolution(layer: Any) -> bool:
     known = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
-    return type(layer) in known and _on_images(layer) and not getattr(layer, "lora_enabled", False)
-
-
-def _is_linear(layer: Any) -> bool:
-    return getattr(layer, "activation", None) in (None, keras.activations.linear)
+    plain = type(layer) in known and _on_images(layer) and not getattr(layer, "lora_enabled", False)
+    return plain and layer.activation in (keras.activations.linear, keras.activations.relu)
 
 
 def _is_normalization(layer: Any) -> bool:
