@@ -107,7 +107,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backbone", default="InceptionResNetV2")
     parser.add_argument("--size", type=int, default=299, help="pixels")
     parser.add_argument("--batch", type=int, default=8, help="images a step")
-    parser.add_argument("--steps", type=int, default=8, help="steps of an epoch")
+    parser.add_argument("--steps", type=int, default=5, help="steps of an epoch")
 
 
 STACKS = {"fit": fit, "bare steps": bare(augmented=True), "bare steps, not augmented": bare(augmented=False)}

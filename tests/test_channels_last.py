@@ -122,7 +122,6 @@ def test_what_is_done_at_once_equals_the_layers_one_by_one(
 ) -> None:
     if not with_onednn:
         monkeypatch.setattr(fused, "POINTWISE", None)
-        monkeypatch.setattr(fused, "ONTO", None)
     assert_alike(block(ceiling), (3, 9, 9, 4), training)
 
 

@@ -16,9 +16,9 @@ from torch.nn import functional
 Tensor = Any
 aten = torch.ops.aten
 # PyTorch's own fused convolutions; a build without oneDNN has none, and then the plain operations do
-HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise_")
-POINTWISE = torch.ops.mkldnn._convolution_pointwise if HAS_ONEDNN else None
-ONTO = torch.ops.mkldnn._convolution_pointwise_ if HAS_ONEDNN else None
+BUILT_WITH_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise_")
+POINTWISE = torch.ops.mkldnn._convolution_pointwise if BUILT_WITH_ONEDNN else None
+ONTO = torch.ops.mkldnn._convolution_pointwise_ if BUILT_WITH_ONEDNN else None
 
 
 class Gradients:
@@ -121,25 +121,25 @@ class Normalization:
         layer, (gamma, beta) = self.layer, self._scale_and_shift()
         by_batch = walk.training and layer.trainable
         moving = (tensor(layer.moving_mean), tensor(layer.moving_variance))
-        seen, mean, deviation = torch.native_batch_norm(
+        seen, mean, inverse = torch.native_batch_norm(
             images, gamma, beta, *((None, None) if by_batch else moving), by_batch, 0.0, layer.epsilon
         )
         if by_batch:
-            variance = deviation.pow(-2).sub_(layer.epsilon)
+            variance = inverse.pow(-2).sub_(layer.epsilon).clamp_(min=0)  # of one over the standard deviation
             walk.moving += [(moving[0], mean, layer.momentum), (moving[1], variance, layer.momentum)]
         seen = self.clamp.forward_(seen)
-        return seen, (images, seen, mean, deviation, by_batch) if walk.differentiable else None
+        return seen, (images, seen, mean, inverse, by_batch) if walk.differentiable else None
 
     def backward(self, gradient: Tensor, owned: bool, kept: Any, gradients: Gradients) -> Tensor:
         """Return the gradient of the images, owned."""
-        images, seen, mean, deviation, by_batch = kept
+        images, seen, mean, inverse, by_batch = kept
         layer = self.layer
         gradient, _ = self.clamp.backward(gradient, seen, owned)
         wanted = [True, trains(layer.gamma), trains(layer.beta)]
         moving = (None, None) if by_batch else (tensor(layer.moving_mean), tensor(layer.moving_variance))
         gamma, _ = self._scale_and_shift()
         given, factor, shift = aten.native_batch_norm_backward(
-            gradient, images, gamma, *moving, mean, deviation, by_batch, layer.epsilon, wanted
+            gradient, images, gamma, *moving, mean, inverse, by_batch, layer.epsilon, wanted
         )
         for variable, found in ((layer.gamma, factor), (layer.beta, shift)):
             if trains(variable):
@@ -194,26 +194,39 @@ class Convolution:
             return images, (amounts[2], amounts[0]), ()
         return functional.pad(images, amounts), (0, 0), amounts
 
-    def forward(self, images: Tensor, dtype: Any, scale: float = 1.0) -> tuple[Tensor, Any]:
-        """Convolve; scale: what the answer is multiplied by."""
+    def forward(
+        self, images: Tensor, dtype: Any, *, scale: float, shortcut: Tensor | None, clamp: Clamp, training: bool
+    ) -> tuple[Tensor, Any]:
+        """Convolve, multiply by `scale`, add the shortcut and clamp, keeping what the way back needs."""
         weight, bias = self.weight(dtype), None if self.bias is None else tensor(self.bias).to(dtype)
-        if scale != 1:
-            weight, bias = weight * scale, None if bias is None else bias * scale
+        scaled = (weight, bias) if scale == 1 else (weight * scale, None if bias is None else bias * scale)
         images, padding, added = self.padded(images)
+        kept = (images, scaled[0], padding, added, scale)
+        if shortcut is not None and training and _has_onednn(images):
+            return self._one_pass(images, *scaled, padding=padding, shortcut=shortcut, clamp=clamp), kept
         answer = torch.conv2d(images, weight, bias, self.strides, padding, self.dilation, self.groups)
-        return answer, (images, weight, padding, added, scale)
+        answer = answer if scale == 1 else answer.mul_(scale)
+        answer = answer if shortcut is None else answer.add_(shortcut)
+        return clamp.forward_(answer), kept
 
-    def fused(self, images: Tensor, dtype: Any, *, affine: Any, scale: float, shortcut: Any, clamp: Clamp) -> Tensor:
-        """Convolve, apply a factor and shift a channel, add the shortcut and clamp, in one pass over the answer."""
-        weight, bias = self.weight(torch.float32), None if self.bias is None else tensor(self.bias).float() * scale
+    def answer(self, images: Tensor, dtype: Any, *, affine: Any, scale: float, shortcut: Any, clamp: Clamp) -> Tensor:
+        """Convolve, apply a factor and a shift to each channel or `scale` to all, add the shortcut and clamp."""
+        weight, bias = self.weight(torch.float32), None if self.bias is None else tensor(self.bias).float()
         if affine is not None:
             factor, shift = affine
             weight, bias = weight * factor[:, None, None, None], shift if bias is None else shift + bias * factor
-        weight = (weight * scale if scale != 1 else weight).to(dtype)
+        if scale != 1:
+            weight, bias = weight * scale, None if bias is None else bias * scale
         images, padding, _ = self.padded(images)
-        where = (list(padding), list(self.strides), list(self.dilation), self.groups)
         bias = None if bias is None else bias.to(dtype)
+        return self._one_pass(images, weight.to(dtype), bias, padding=padding, shortcut=shortcut, clamp=clamp)
+
+    def _one_pass(
+        self, images: Tensor, weight: Tensor, bias: Tensor | None, *, padding: Any, shortcut: Any, clamp: Clamp
+    ) -> Tensor:
+        """Convolve, add the shortcut and clamp while the answer is written."""
         assert POINTWISE is not None
+        where = (list(padding), list(self.strides), list(self.dilation), self.groups)
         relu = clamp.ceiling is not None and math.isinf(clamp.ceiling)
         if shortcut is None:
             answer = POINTWISE(images, weight, bias, *where, "relu" if relu else "none", [], "")
@@ -252,7 +265,11 @@ class Convolution:
         plain = self.groups == 1 and self.strides == (1, 1) and self.dilation == (1, 1)
         inside = all(pad < reach for pad, reach in zip(padding, self.size, strict=True))
         alike = gradient.dtype == onto.dtype and onto.is_contiguous(memory_format=torch.channels_last)
-        return bool(ONTO is not None and gradient.device.type == "cpu" and plain and inside and alike)
+        return bool(_has_onednn(gradient) and plain and inside and alike)
+
+
+def _has_onednn(images: Tensor) -> bool:
+    return POINTWISE is not None and images.device.type == "cpu" and images.dtype != torch.float64
 
 
 def same_padding(
@@ -278,20 +295,18 @@ class ConvolutionStep:
     def forward(self, maps: list[Tensor], walk: Walk) -> tuple[Tensor, Any]:
         """Take the images and perhaps a shortcut of the answer's shape."""
         images, shortcut = maps[0].to(self.dtype), maps[1].to(self.dtype) if len(maps) > 1 else None
+        after: dict[str, Any] = {"scale": self.scale, "shortcut": shortcut, "clamp": self.clamp}
         by_batch = self.norm is not None and walk.training and self.norm.layer.trainable
-        if POINTWISE is not None and images.device.type == "cpu" and not walk.differentiable and not by_batch:
+        if not walk.differentiable and not by_batch and _has_onednn(images):
             affine = self.norm.as_affine() if self.norm else None
-            clamp = self.norm.clamp if self.norm else self.clamp
-            one_pass = self.convolution.fused
-            return one_pass(images, self.dtype, affine=affine, scale=self.scale, shortcut=shortcut, clamp=clamp), None
-        answer, kept = self.convolution.forward(images, self.dtype, self.scale)
-        if self.norm is not None:
-            answer, kept_norm = self.norm.forward(answer, walk)
-            return answer, (kept, kept_norm)
-        if shortcut is not None:
-            answer = answer.add_(shortcut)
-        answer = self.clamp.forward_(answer)
-        return answer, (kept, answer)
+            return self.convolution.answer(images, self.dtype, affine=affine, **after), None
+        if self.norm is None:
+            answer, kept = self.convolution.forward(images, self.dtype, training=walk.training, **after)
+            return answer, (kept, answer)
+        bare: dict[str, Any] = {"scale": 1.0, "shortcut": None, "clamp": Clamp(None)}
+        answer, kept = self.convolution.forward(images, self.dtype, training=walk.training, **bare)
+        answer, kept_norm = self.norm.forward(answer, walk)
+        return answer, (kept, kept_norm)
 
     def backward(
         self, gradient: Tensor, owned: bool, kept: Any, numbers: list[int | None], gradients: Gradients
