@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from melanoma.errors import MelanomaError
 from melanoma.files import replacing
-from melanoma.models.backend import keras
 
 POSITION = "position"
 
@@ -38,6 +37,8 @@ class Position:
 
 def save_state(path: Path, model: Any, position: Position) -> None:
     """Write the state of a compiled model and its position as one file, whole or not at all."""
+    from melanoma.models.backend import keras  # here alone: where training stands is read without it
+
     arrays = {f"v{number:05d}": keras.ops.convert_to_numpy(v) for number, v in enumerate(_variables(model))}
     arrays[POSITION] = np.frombuffer(json.dumps(dataclasses.asdict(position)).encode(), np.uint8)
     with replacing(path) as aside:
