@@ -126,6 +126,14 @@ class EvaluateSettings(Section):
     """How results are judged."""
 
     threshold: float = Field(0.5, gt=0, lt=1, description="probability from which the answer is melanoma")
+    engine: Literal["auto", "openvino", "onnxruntime"] = Field(
+        "auto", description="what scores; auto: openvino where it is installed and there is no GPU"
+    )
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
+        "auto",
+        description="of scoring; auto: bfloat16 where the processor multiplies it faster, else float32; int8 is faster "
+        "still, and what it loses on held-out images stands in the bundle's model.json",
+    )
     views: Literal[1, 8] = Field(1, description="test-time augmentation: 8 averages over all quarter turns and mirrors")
     bootstrap_samples: int = Field(1000, ge=100, le=100_000, description="resamples of patients for intervals")
 

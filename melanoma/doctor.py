@@ -7,12 +7,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from melanoma.errors import MelanomaError
+from melanoma.inference.engine import choose
 
 PACKAGES = ["melanoma", "numpy", "pandas", "pillow", "opencv-python-headless", "pydicom", "scikit-learn", "onnxruntime"]
 EXTRAS = {
     "train": ["keras", "torch"],
     "jax": ["keras", "jax"],
     "tensorflow": ["keras", "tensorflow"],
+    "openvino": ["openvino"],
     "dicom": ["openjpeg", "rle", "jpeg_ls"],
     "download": ["kagglehub", "isic_cli"],
 }
@@ -25,7 +27,7 @@ def examine() -> dict[str, str]:
     for extra, modules in EXTRAS.items():
         missing = [module for module in modules if importlib.util.find_spec(module) is None]
         facts[f"extra {extra}"] = f"not installed (lacks {', '.join(missing)})" if missing else "installed"
-    return facts | _backend_facts()
+    return facts | {"scores by": str(choose())} | _backend_facts()
 
 
 def _version(package: str) -> str:

@@ -26,7 +26,7 @@ from melanoma.evaluation.figures import mistakes_figure, save
 from melanoma.evaluation.metrics import auc
 from melanoma.files import replacing, sha256, write_json
 from melanoma.inference.bundle import RESEARCH_ONLY, Bundle, read_bundle, write_bundle
-from melanoma.inference.engine import Engine
+from melanoma.inference.engine import Engine, choose
 from melanoma.inference.predict import score
 from melanoma.inference.submission import write_submission
 from melanoma.models.backbones import build_backbone, check_weights
@@ -36,9 +36,11 @@ from melanoma.prepare import Prepared, prepare
 from melanoma.runs import CACHE, Run, create_run, default_name, open_run
 from melanoma.training.export import export_network
 from melanoma.training.progress import counting, say
+from melanoma.training.quantize import CALIBRATION_IMAGES, measured_loss, quantize_network
 from melanoma.training.state import read_position
 from melanoma.training.train import precision, train_fold
 
+MUCH_LOST = 0.005  # of AUC by int8, from which on the user is warned
 COMPARED_IMAGES = 8  # that an exported network is proven equal on
 PREDICTION_COLUMNS = ["image_name", "patient_id", "fold", "target", "probability", "answer"]
 
@@ -86,6 +88,7 @@ def start(
         raise MelanomaError(f"the fold file {settings.folds.file} is not there")
     build_loss(settings.loss)
     check_weights(settings.model)
+    choose(settings.evaluate.engine, settings.evaluate.precision)
     build_backbone(settings.model, settings.images.size_px)  # weights that cannot be had fail now, not after an hour
     begun = create_run(runs, name or default_name(recipe), settings)
     command = ["melanoma", "run", str(data), "--recipe", recipe, *(f"--set={override}" for override in overrides)]
@@ -166,7 +169,9 @@ def export(run: Run, settings: Settings, prepared: Prepared) -> Bundle:
     weights = {fold: sha256(run.weights(fold)) for fold in folds}
     if (run.bundle / "SHA256SUMS").is_file():
         bundle = read_bundle(run.bundle)
-        if {network["fold"]: network["weights"] for network in bundle.description["networks"]} == weights:
+        known = bundle.description["networks"]
+        lacking = settings.evaluate.precision == "int8" and not all("int8" in network for network in known)
+        if {network["fold"]: network["weights"] for network in known} == weights and not lacking:
             return bundle
     if BACKEND != "torch":
         return _export_by_torch(run)
@@ -179,8 +184,13 @@ def export(run: Run, settings: Settings, prepared: Prepared) -> Bundle:
         path = run.fold(fold) / f"fold-{fold}.onnx"
         equality = export_network(path, run.weights(fold), settings, images, metadata)
         paths.append(path)
-        row = {"file": path.name, "fold": fold, "weights": weights[fold], "encoder": encoder.to_json()}
-        networks.append(row | {"largest_difference": equality})
+        row: dict[str, Any] = {"file": path.name, "fold": fold, "weights": weights[fold]}
+        row["encoder"] = encoder.to_json()
+        row["largest_difference"] = equality
+        if settings.evaluate.precision == "int8":
+            row["int8"] = _quantized(run, fold, settings, prepared, path)
+            paths.append(path.with_name(row["int8"]["file"]))
+        networks.append(row)
     description = {
         "name": run.name,
         "networks": networks,
@@ -193,16 +203,19 @@ def export(run: Run, settings: Settings, prepared: Prepared) -> Bundle:
     bundle = write_bundle(run.bundle, paths, description, _card(run, settings, prepared))
     for path in paths:
         path.unlink()
-    say(f"exported {len(paths)} network{'s' if len(paths) > 1 else ''} to {run.bundle}")
+    say(f"exported {len(networks)} network{'s' if len(networks) > 1 else ''} to {run.bundle}")
     return bundle
 
 
 def score_run(run: Run, settings: Settings, prepared: Prepared) -> None:
     """Write the out-of-fold and the test probabilities, computed by the bundle."""
     bundle = read_bundle(run.bundle)
+    choice = choose(settings.evaluate.engine, settings.evaluate.precision)
+    note(f"scoring by {choice}")
+    write_json(run.environment, json.loads(run.environment.read_text()) | {"scored_by": str(choice)})
     held_out, test = [], []
-    for fold, path in enumerate(bundle.networks):
-        engine, encoder = Engine(path), _encoder(run, fold)
+    for fold, path in enumerate(bundle.networks_in(choice.precision)):
+        engine, encoder = Engine(path, choice), _encoder(run, fold)
         # rows that balance left out are scored too where their patient is held out
         rows = prepared.table[prepared.fold == fold] if _balanced_first(settings) else prepared.held_out(fold)
         probabilities = _score(engine, encoder, settings, rows, cache=prepared.cache, what=f"scoring fold {fold}")
@@ -291,7 +304,17 @@ def submit(run: Run, prepared: Prepared) -> None:
 def environment(settings: Settings) -> dict[str, Any]:
     """Describe what a run is made with: versions, machine, backend, precision."""
     versions = {}
-    for package in ("melanoma", "keras", BACKEND, "numpy", "pandas", "pillow", "opencv-python-headless", "onnxruntime"):
+    for package in (
+        "melanoma",
+        "keras",
+        BACKEND,
+        "numpy",
+        "pandas",
+        "pillow",
+        "opencv-python-headless",
+        "onnxruntime",
+        "openvino",
+    ):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
@@ -339,6 +362,30 @@ def _balanced_first(settings: Settings) -> bool:
 
 def _encoder(run: Run, fold: int) -> Encoder:
     return Encoder.from_json(json.loads(run.encoder(fold).read_text()))
+
+
+def _quantized(run: Run, fold: int, settings: Settings, prepared: Prepared, network: Path) -> dict[str, Any]:
+    """Write a fold's network in int8 beside `network`; say, and return, what it loses on the held-out images."""
+    encoder, cache = _encoder(run, fold), prepared.cache
+    seen, held_out = prepared.training(fold, settings), prepared.held_out(fold)
+    seen = seen.sample(min(CALIBRATION_IMAGES, len(seen)), random_state=settings.seed)
+    metadata = [encoder.features(rows) if settings.model.metadata else None for rows in (seen, held_out)]
+    path = network.with_suffix(".int8.onnx")
+    row = quantize_network(path, network, cache.images[cache.rows_of(seen["image_name"])], metadata[0])
+    places, target = cache.rows_of(held_out["image_name"]), held_out["target"].to_numpy(np.int64)
+    row["held_out"] = loss = measured_loss(network, path, cache.images, places, metadata=metadata[1], target=target)
+    if loss["auc_lost"] is None:
+        note(f"int8, fold {fold}: what it loses cannot be told, as its held-out images are of one class")
+    else:
+        note(
+            f"int8, fold {fold}: AUC {loss['auc_int8']:.4f} where float32 has {loss['auc_float32']:.4f}, on "
+            f"{loss['images']:,} held-out images; single probabilities differ by up to {loss['largest_difference']:.3f}"
+        )
+        if loss["auc_lost"] > MUCH_LOST:
+            note(
+                f"this is much to lose: leave evaluate.precision at auto unless speed is worth {loss['auc_lost']:.4f} of AUC"
+            )
+    return row
 
 
 def _score(

@@ -15,7 +15,7 @@ from melanoma.inference.engine import OUTPUTS, Choice, Engine, choose
 from melanoma.inference.predict import dihedral, score, sigmoid
 from melanoma.models.backend import BACKEND, keras
 from melanoma.models.classifier import answering, build_classifier
-from melanoma.training import export
+from melanoma.training.export import write_onnx
 
 onnx = pytest.importorskip("onnx", reason="the extra train, which brings onnx, is not installed")
 if BACKEND != "torch":
@@ -57,7 +57,7 @@ def exported(path: Path, backbone: str, size_px: int, features: int = 0) -> obje
     network = answering(classifier)
     pictures = np.random.default_rng(0).integers(0, 256, (2, size_px, size_px, 3), dtype=np.uint8)
     metadata = np.zeros((2, features), np.float32) if features else None
-    export._write(path, export.folded(network), pictures, metadata)
+    write_onnx(path, network, pictures, metadata)
     return network
 
 

@@ -23,8 +23,16 @@ class Bundle:
 
     @property
     def networks(self) -> list[Path]:
-        """The exported networks, a fold each."""
+        """The exported networks in float32, a fold each."""
         return [self.folder / network["file"] for network in self.description["networks"]]
+
+    def networks_in(self, precision: str) -> list[Path]:
+        """Find the files that an engine of that precision reads; raises ModelError for int8 where there are none."""
+        if precision != "int8":
+            return self.networks
+        if not all("int8" in network for network in self.description["networks"]):
+            raise ModelError(f"{self.folder} has no int8 networks: they are exported with evaluate.precision=int8")
+        return [self.folder / network["int8"]["file"] for network in self.description["networks"]]
 
 
 def write_bundle(folder: Path, networks: Sequence[Path], description: dict[str, Any], card: str) -> Bundle:
@@ -58,8 +66,13 @@ def read_bundle(path: Path) -> Bundle:
     try:
         description = json.loads((folder / "model.json").read_text())
         bundle = Bundle(folder, description)
-        if description["schema_version"] != SCHEMA_VERSION or not {n.name for n in bundle.networks} <= set(known):
+        if description["schema_version"] != SCHEMA_VERSION or not _named(bundle) <= set(known):
             raise ModelError(f"the bundle {folder} is of another version, or names networks that have no hash")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"the bundle {folder} has no readable model.json: {error}") from error
     return bundle
+
+
+def _named(bundle: Bundle) -> set[str]:
+    rows = bundle.description["networks"]
+    return {row["file"] for row in rows} | {row["int8"]["file"] for row in rows if "int8" in row}

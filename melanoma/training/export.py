@@ -40,7 +40,7 @@ def export_network(
         expected = trained.predict_on_batch([pixels, metadata] if metadata is not None else pixels)
         network = answering(_load(weights, settings, features, plain=True))
         with replacing(path) as aside:
-            _write(aside, folded(network), images, metadata)
+            write_onnx(aside, network, images, metadata)
             answer = Engine(aside, Choice("onnxruntime", "float32")).answer(images, metadata)
             found = {
                 "logit": _difference(answer.logit, expected[0][:, 0]),
@@ -92,7 +92,8 @@ def folded(network: Any) -> Any:
     return same
 
 
-def _write(path: Path, network: Any, images: NDArray[np.uint8], metadata: NDArray[np.float32] | None) -> None:
+def write_onnx(path: Path, network: Any, images: NDArray[np.uint8], metadata: NDArray[np.float32] | None) -> None:
+    """Write what `answering` gave as ONNX, folded and simplified; images and metadata show the shapes."""
     assert BACKEND == "torch", "exporting needs Keras on PyTorch"
     import torch
 
@@ -101,7 +102,7 @@ def _write(path: Path, network: Any, images: NDArray[np.uint8], metadata: NDArra
 
         def __init__(self) -> None:
             super().__init__()
-            self.network = network
+            self.network = folded(network)
 
         def forward(self, image: Any, *metadata: Any) -> tuple[Any, ...]:
             return tuple(self.network([image.float(), *metadata] if metadata else image.float()))
