@@ -1,4 +1,7 @@
-"""The whole job: prepare, train, export, score, evaluate, submit. Each step takes files and leaves files."""
+"""The whole job: prepare, train, export, score, evaluate, submit. Each step takes files and leaves files.
+
+What imports a deep-learning framework stands inside the steps that build a network: the others are quick without it.
+"""
 
 import json
 import os
@@ -29,16 +32,11 @@ from melanoma.inference.bundle import RESEARCH_ONLY, Bundle, read_bundle, write_
 from melanoma.inference.engine import Engine, choose
 from melanoma.inference.predict import score
 from melanoma.inference.submission import write_submission
-from melanoma.models.backbones import build_backbone, check_weights
-from melanoma.models.backend import BACKEND, has_gpu, installed_backends
-from melanoma.models.losses import build_loss
 from melanoma.prepare import Prepared, prepare
 from melanoma.runs import CACHE, Run, create_run, default_name, open_run
-from melanoma.training.export import export_network
 from melanoma.training.progress import counting, say
 from melanoma.training.quantize import CALIBRATION_IMAGES, measured_loss, quantize_network
 from melanoma.training.state import read_position
-from melanoma.training.train import precision, train_fold
 
 MUCH_LOST = 0.005  # of AUC by int8, from which on the user is warned
 COMPARED_IMAGES = 8  # that an exported network is proven equal on
@@ -80,6 +78,9 @@ def start(
     runs: Path | str = "runs",
 ) -> Run:
     """Create a run folder for a dataset, as `run` does; nothing is written where an argument is wrong."""
+    from melanoma.models.backbones import build_backbone, check_weights
+    from melanoma.models.losses import build_loss
+
     data, runs, recipe = Path(data), Path(runs), recipe or default_recipe()
     settings = _resolved(load_settings(recipe, overrides))
     if not data.is_dir():
@@ -99,6 +100,8 @@ def start(
 
 def default_recipe() -> str:
     """Name the recipe for this machine, and say so."""
+    from melanoma.models.backend import has_gpu
+
     recipe = "gpu" if has_gpu() else "cpu"
     note(f"no recipe given; using {recipe}")
     return recipe
@@ -141,15 +144,18 @@ def reopen(run: Run, settings: Settings) -> Prepared:
         raise
     for remark in prepared.remarks if hashes is None else []:
         note(remark)
-    began_on = json.loads(run.environment.read_text())["backend"]
-    if began_on != BACKEND:
-        note(f"this run began on {began_on} and goes on with {BACKEND}: its weights will not be bit for bit the same")
     write_json(run.data, known | {"hashes": prepared.hashes, "remarks": prepared.remarks})
     return prepared
 
 
 def train(run: Run, settings: Settings, prepared: Prepared) -> None:
     """Train each fold's network; a finished fold is left as it is, an interrupted one goes on."""
+    from melanoma.models.backend import BACKEND
+    from melanoma.training.train import train_fold
+
+    began_on = json.loads(run.environment.read_text())["backend"]
+    if began_on != BACKEND:
+        note(f"this run began on {began_on} and goes on with {BACKEND}: its weights will not be bit for bit the same")
     for fold in range(folds_of(prepared)):
         training, validation = prepared.training(fold, settings), prepared.held_out(fold)
         train_fold(run, fold, settings, training=training, validation=validation, cache=prepared.cache)
@@ -173,8 +179,12 @@ def export(run: Run, settings: Settings, prepared: Prepared) -> Bundle:
         lacking = settings.evaluate.precision == "int8" and not all("int8" in network for network in known)
         if {network["fold"]: network["weights"] for network in known} == weights and not lacking:
             return bundle
+    from melanoma.models.backend import BACKEND
+
     if BACKEND != "torch":
         return _export_by_torch(run)
+    from melanoma.training.export import export_network
+
     networks, paths = [], []
     for fold in folds:
         encoder = _encoder(run, fold)
@@ -303,6 +313,8 @@ def submit(run: Run, prepared: Prepared) -> None:
 
 def environment(settings: Settings) -> dict[str, Any]:
     """Describe what a run is made with: versions, machine, backend, precision."""
+    from melanoma.models.backend import BACKEND
+
     versions = {}
     for package in (
         "melanoma",
@@ -347,6 +359,8 @@ def folds_of(prepared: Prepared) -> int:
 
 def _resolved(settings: Settings) -> Settings:
     """Pin what would otherwise depend on where and when a run is resumed: paths, and the precision."""
+    from melanoma.training.train import precision
+
     model, folds = settings.model, settings.folds
     if model.weights not in ("imagenet", "none"):
         model = model.model_copy(update={"weights": str(Path(model.weights).expanduser().resolve())})
@@ -382,9 +396,7 @@ def _quantized(run: Run, fold: int, settings: Settings, prepared: Prepared, netw
             f"{loss['images']:,} held-out images; single probabilities differ by up to {loss['largest_difference']:.3f}"
         )
         if loss["auc_lost"] > MUCH_LOST:
-            note(
-                f"this is much to lose: leave evaluate.precision at auto unless speed is worth {loss['auc_lost']:.4f} of AUC"
-            )
+            note(f"this is much: keep evaluate.precision=auto unless speed is worth {loss['auc_lost']:.4f} of AUC")
     return row
 
 
@@ -404,6 +416,8 @@ def _answered(rows: pd.DataFrame, settings: Settings) -> pd.DataFrame:
 
 def _export_by_torch(run: Run) -> Bundle:
     """Let PyTorch write the networks that another backend trained: the weights are the same."""
+    from melanoma.models.backend import installed_backends
+
     if "torch" not in installed_backends():
         raise MissingExtraError("PyTorch, which writes the ONNX files,", "train")
     command = [sys.executable, "-m", "melanoma", "export", str(run.folder)]
