@@ -18,7 +18,7 @@ from melanoma.data.synthetic import make_dataset
 from melanoma.errors import DataError, MelanomaError, ModelError, UsageError
 from melanoma.evaluation.metrics import auc
 from melanoma.inference.bundle import read_bundle
-from melanoma.inference.engine import Engine
+from melanoma.inference.engine import Engine, choose
 from melanoma.inference.predict import dihedral, score
 from melanoma.runs import Run
 from melanoma.training.progress import Interrupted, TrainingProgress
@@ -76,6 +76,36 @@ def test_metrics_are_what_the_predictions_say(whole: Run) -> None:
     assert metrics["control"]["auc"]["value"] is not None
 
 
+AGAIN = """
+import sys
+from melanoma import pipeline
+from melanoma.runs import open_run
+run = open_run(pipeline.Path(sys.argv[1]))
+settings = run.settings()
+prepared = pipeline.reopen(run, settings)
+pipeline.export(run, settings, prepared)
+pipeline.score_run(run, settings, prepared)
+pipeline.evaluate(run, settings, prepared)
+pipeline.submit(run, prepared)
+print(*({"keras", "torch", "jax", "tensorflow"} & set(sys.modules)))
+"""
+
+
+def test_a_trained_run_is_scored_evaluated_and_submitted_without_a_framework(whole: Run, tmp_path: Path) -> None:
+    shutil.copytree(whole.folder, tmp_path / "copy")
+    for name in ("metrics.json", "submission.csv"):
+        (tmp_path / "copy" / name).unlink()
+    command = [sys.executable, "-c", AGAIN, str(tmp_path / "copy")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+    assert (
+        json.loads((tmp_path / "copy" / "metrics.json").read_text())["auc"]
+        == json.loads(whole.metrics.read_text())["auc"]
+    )
+    assert (tmp_path / "copy" / "submission.csv").read_bytes() == whole.submission.read_bytes()
+
+
 def test_the_submission_has_exactly_the_test_tables_ids(whole: Run, data: Path) -> None:
     submission, test = pd.read_csv(whole.submission), pd.read_csv(data / "test.csv")
     assert list(submission) == ["image_name", "target"]
@@ -88,7 +118,7 @@ def test_the_bundle_answers_as_keras_does_on_real_pixels(whole: Run) -> None:
     assert [network["fold"] for network in bundle.description["networks"]] == [0, 1]
     for network in bundle.description["networks"]:
         assert network["largest_difference"]["logit"] <= 1e-4
-    engine = Engine(bundle.networks[0])
+    engine = Engine(bundle.networks[0], choose(precision="float32"))
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
     alone = [engine.answer(images[[number]]).logit[0] for number in range(5)]
     assert np.allclose(engine.answer(images).logit, alone, atol=1e-5)
