@@ -5,8 +5,8 @@
     python benchmarks/prepare.py --memory           # a table that repeats the small images until there are 33,126
 
 Large are the JPEGs and DICOMs of ../shared/data at 512 px, small are the JPEGs of its isic folder at 128 px; where they
-are absent, the embedded dataset stands in for both. The memory is that of the process: its own, and pages of files
-that it has mapped, which the system takes back when it needs them.
+are absent, the embedded dataset stands in for both. The memory is that of the process and its workers, summed: their
+own, and pages of files that they have mapped (shared ones count twice), which the system takes back at need.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from melanoma.prepare import prepare
 
 SHARED = Path(__file__).parents[2] / "shared/data"
 SIIM_IMAGES = 33_126
-COUNTS = {"large": 216, "small": 4000}
+COUNTS = {"large": 216, "small": 12_000}
 SIZES_PX = {"large": 512, "small": 128}
 
 
@@ -94,15 +94,20 @@ def repeated_dataset(folder: Path, scratch: Path) -> None:
 
 @contextmanager
 def watched(what: str) -> Iterator[None]:
-    """Print how long something took and the most memory that the process had meanwhile."""
+    """Print how long something took and the most memory that the process and its workers had meanwhile."""
     peaks, done, started = {"VmRSS": 0, "RssAnon": 0, "RssFile": 0}, threading.Event(), time.perf_counter()
 
     def look() -> None:
+        workers = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
         while not done.wait(0.01):
-            lines = Path("/proc/self/status").read_text().splitlines()
-            for name, value in (line.split(":", 1) for line in lines):
-                if name in peaks:
-                    peaks[name] = max(peaks[name], int(value.split()[0]) // 1024)
+            now = dict.fromkeys(peaks, 0)
+            for process in ("self", *workers.read_text().split()):
+                with suppress(OSError):  # a worker that has just ended
+                    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+                    for name, value in (line.split(":", 1) for line in lines):
+                        if name in now:
+                            now[name] += int(value.split()[0]) // 1024
+            peaks.update({name: max(peaks[name], now[name]) for name in peaks})
 
     watcher = threading.Thread(target=look)
     watcher.start()

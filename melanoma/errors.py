@@ -27,6 +27,11 @@ class MissingExtraError(MelanomaError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed; get it with: pip install 'melanoma[{extra}]'")
+        self._given = package, extra
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        """Let it be pickled: it travels from a worker process as it is."""
+        return type(self), self._given
 
 
 class ModelError(MelanomaError):

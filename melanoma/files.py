@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from melanoma.errors import MelanomaError
+from melanoma.errors import DataError, MelanomaError
 
 
 @contextmanager
@@ -71,8 +71,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 def resuming_folder(path: Path) -> Iterator[Path]:
     """Give a hidden folder beside `path`, with what an interrupted attempt left in it; on success rename it into place.
 
-    It stays where the attempt is interrupted, in any way; where a MelanomaError ends it, another attempt would end
-    the same way, and it is removed. What stands in it half written is the caller's care.
+    It stays where the attempt is interrupted, in any way; where a DataError ends it, another attempt would end the
+    same way, and it is removed. What stands in it half written is the caller's care.
     Raises MelanomaError where the folder cannot be written to or the disk is full.
     """
     partial = path.with_name(f".{path.name}.partial")
@@ -80,7 +80,7 @@ def resuming_folder(path: Path) -> Iterator[Path]:
         partial.mkdir(parents=True, exist_ok=True)
         yield partial
         partial.replace(path)
-    except MelanomaError:
+    except DataError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     except OSError as error:

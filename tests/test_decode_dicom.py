@@ -19,7 +19,6 @@ from pydicom.uid import (
 from zoo import DICOMS, SHARED, Pixels, dicom, difference, needs_shared, refusal, saved, scene, speckled
 
 from melanoma.errors import MissingExtraError
-from melanoma.images import decode as decode_module
 from melanoma.images.decode import decode
 
 # DICOM files that are read
@@ -188,7 +187,7 @@ def test_a_compression_that_needs_an_extra_names_it(monkeypatch: pytest.MonkeyPa
     class Missing:
         is_available = False
 
-    monkeypatch.setattr(decode_module, "get_decoder", lambda syntax: Missing)
+    monkeypatch.setattr("pydicom.pixels.get_decoder", lambda syntax: Missing)
     with pytest.raises(MissingExtraError, match=r"pylibjpeg-openjpeg.*melanoma\[dicom\]"):
         decode(dicom(encapsulate([b"\0" * 100]), "RGB", JPEG2000Lossless))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from melanoma.errors import MelanomaError
+from melanoma.errors import DataError, MelanomaError
 from melanoma.files import locked, replacing, replacing_folder, resuming_folder, sha256, write_json, write_text
 
 
@@ -89,9 +89,9 @@ def test_a_folder_that_was_interrupted_is_found_again_and_then_appears_whole(tmp
 
 
 def test_a_folder_that_can_never_be_finished_is_removed(tmp_path: Path) -> None:
-    with pytest.raises(MelanomaError), resuming_folder(tmp_path / "cache") as partial:
+    with pytest.raises(DataError), resuming_folder(tmp_path / "cache") as partial:
         (partial / "a").write_text("half")
-        raise MelanomaError("bad image")
+        raise DataError("bad image")
     assert not list(tmp_path.iterdir())
 
 

@@ -14,8 +14,7 @@ import pytest
 from zoo import saved, scene
 
 from melanoma.config import ImageSettings
-from melanoma.data import cache as cache_module
-from melanoma.data import unfinished
+from melanoma.data import unfinished, workers
 from melanoma.data.cache import Cache, cache_key, open_cache, prepare_cache
 from melanoma.data.sources import Source
 from melanoma.errors import MelanomaError
@@ -32,7 +31,8 @@ def images_in(folder: Path, count: int) -> list[Source]:
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the images that are read from here on."""
+    """The names of the images that are read from here on, all by this process."""
+    monkeypatch.setattr(workers, "cores", lambda: 1)
     names: list[str] = []
     plain = Source.read
 
@@ -41,6 +41,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return plain(source)
 
     monkeypatch.setattr(Source, "read", counted)
+    monkeypatch.setattr(workers, "MOST", 4)
     return names
 
 
@@ -57,10 +58,11 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from melanoma.config import ImageSettings
-from melanoma.data import unfinished
+from melanoma.data import unfinished, workers
 from melanoma.data.cache import prepare_cache
 from melanoma.data.sources import Source
 
+workers.cores = lambda: 1
 unfinished.KEEP_EVERY_SECONDS = 0.05
 plain = Source.read
 def slow(source):
@@ -105,8 +107,7 @@ def test_an_interrupt_ends_at_once_and_loses_nothing(tmp_path: Path, read: list[
     sources, root = images_in(tmp_path / "data", 200), tmp_path / "cache"
     with pytest.raises(KeyboardInterrupt):
         prepare_cache(root, sources, AT_32, stopped_after(50))  # type: ignore[arg-type]
-    under_way = cache_module.WAITING * len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 200
-    assert len(read) <= 50 + under_way
+    assert len(read) <= 50 + workers.MOST * (workers.WAITING + 1)
     read.clear()
     cache = prepare_cache(root, sources, AT_32)
     assert len(read) == 150
@@ -121,7 +122,7 @@ def test_a_slow_reader_of_the_answers_holds_the_workers_back(tmp_path: Path, rea
         most.append(len(read) - done)
 
     prepare_cache(tmp_path / "cache", sources, AT_32, slow)
-    assert max(most) <= cache_module.WAITING * (os.cpu_count() or 1)
+    assert max(most) <= workers.MOST * (workers.WAITING + 1)
 
 
 def test_a_line_of_the_index_that_was_cut_is_done_again(tmp_path: Path, read: list[str]) -> None:

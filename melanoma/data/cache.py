@@ -7,34 +7,34 @@ each file's place, size and time. Whatever changes, another cache is built besid
 import hashlib
 import json
 import mmap
-import os
 import sys
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from melanoma.config import ImageSettings
 from melanoma.data.sources import Source
-from melanoma.data.unfinished import Row, UnfinishedCache
-from melanoma.errors import DataError, listed
+from melanoma.data.unfinished import Row, UnfinishedCache, opened_at, write
+from melanoma.data.workers import in_order
+from melanoma.errors import DataError, MelanomaError, listed
 from melanoma.files import locked, resuming_folder, write_json
 from melanoma.images.decode import decode_sized
 from melanoma.images.filters import prepare, process
 
+if TYPE_CHECKING:  # imported where it is used: a worker process imports this module, and starts sooner without
+    import pandas as pd
+
+IMAGES, THUMBNAILS = "images.npy", "thumbnails.npy"
 THUMBNAIL_PX = 64
 VERSION = 3  # raised when decoding or a filter changes its pixels
-WAITING = 4  # images a core that are under way or wait for their turn: bounds the memory
 UInt8Array = NDArray[np.uint8]
-Prepared = tuple[UInt8Array, UInt8Array, Row]
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,12 @@ class Cache:
     key: str
     images: UInt8Array
     thumbnails: UInt8Array
-    index: pd.DataFrame
+    index: "pd.DataFrame"
 
-    def rows_of(self, image_names: pd.Series) -> NDArray[np.int64]:
+    def rows_of(self, image_names: "pd.Series[str]") -> NDArray[np.int64]:
         """Tell in which row of `images` each name stands; raises DataError for a name that is not in it."""
+        import pandas as pd
+
         rows = pd.Index(self.index["image_name"]).get_indexer(pd.Index(image_names))
         if (rows < 0).any():
             raise DataError(f"not in the cache: {listed(list(image_names[rows < 0]))}")
@@ -79,11 +81,13 @@ def cache_key(sources: Iterable[Source], settings: ImageSettings) -> str:
 
 def open_cache(root: Path, key: str) -> Cache | None:
     """Open the cache of that key below `root`, or return None where there is none."""
+    import pandas as pd
+
     folder = root / key
     if not (folder / "cache.json").is_file():
         return None
-    images = np.load(folder / "images.npy", mmap_mode="r")
-    thumbnails = np.load(folder / "thumbnails.npy", mmap_mode="r")
+    images = np.load(folder / IMAGES, mmap_mode="r")
+    thumbnails = np.load(folder / THUMBNAILS, mmap_mode="r")
     index = pd.read_csv(folder / "index.csv", dtype={"image_name": str}, keep_default_na=False)
     return Cache(folder, key, images, thumbnails, index)
 
@@ -110,7 +114,8 @@ def prepare_cache(
 
     A build that was interrupted goes on after the images that it had finished. `progress(done, total)` is called
     with these at the start, then as images are done. A second process waits for the first.
-    Raises DataError naming up to five images that cannot be read, MelanomaError where the disk is full.
+    Raises DataError naming up to five images that cannot be read, MelanomaError where the disk is full or a worker
+    process was killed.
     """
     key = cache_key(sources, settings)
     with locked(root / f".{key}.lock", wait=True, what=f"the cache {root / key}"):
@@ -124,44 +129,46 @@ def prepare_cache(
 
 def _build(folder: Path, sources: list[Source], settings: ImageSettings, progress: Callable[[int, int], None]) -> None:
     total, faults = len(sources), []
-    sides = {"images.npy": settings.size_px, "thumbnails.npy": THUMBNAIL_PX}
+    sides = {IMAGES: settings.size_px, THUMBNAILS: THUMBNAIL_PX}
     with UnfinishedCache(folder, total, sides) as unfinished:
         done = unfinished.done
         if done:
             print(f"note: going on after {done:,} of {total:,} images that were prepared before", file=sys.stderr)
         progress(done, total)
-        with closing(_in_order(partial(_read, settings=settings), sources[done:])) as answers:
+        work = partial(_prepare_rows, folder=folder, settings=settings)
+        with closing(in_order(work, list(enumerate(sources))[done:])) as answers:
             for number, answer in enumerate(answers, done + 1):
                 if isinstance(answer, DataError):
                     faults.append(str(answer))
+                elif isinstance(answer, Exception):
+                    raise answer
                 elif not faults:  # with a fault there will be no cache: the others are only looked at
-                    image, thumbnail, row = answer
-                    unfinished.add(image, thumbnail, row=row)
+                    unfinished.add(answer)
                 progress(number, total)
     if faults:
         raise DataError(f"{len(faults):,} of {total:,} images cannot be read: {listed(faults)}")
     write_json(folder / "cache.json", {"version": VERSION, "images": total, **settings.model_dump(mode="json")})
 
 
-def _in_order(
-    work: Callable[[Source], Prepared | DataError], sources: Iterable[Source]
-) -> Generator[Prepared | DataError]:
-    """Do work on every core and give the answers in the order of the sources; leaving early drops what waits."""
-    # Threads, since decoding, resizing and hashing release the interpreter's lock: two cores prepare large originals
-    # 1.9 times as quickly as one. Of 200 x 150 pixels, 0.7 ms each, it is 1.2 times: there Python's own work counts.
-    # Processes would cost their start, their memory, and a guard in everybody's script.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    waiting: deque[Future[Prepared | DataError]] = deque()
-    with _opencv_on_one_core(), ThreadPoolExecutor(cores) as pool:
-        try:
-            for source in sources:
-                waiting.append(pool.submit(work, source))
-                if len(waiting) >= WAITING * cores:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+def _prepare_rows(sources: list[tuple[int, Source]], folder: Path, settings: ImageSettings) -> list[Row | Exception]:
+    """Write the pixels of a few images, given with their rows, into the arrays; answer with what the index says."""
+    first, answers = sources[0][0], list[Row | Exception]()
+    with (
+        _opencv_on_one_core(),
+        opened_at(folder / IMAGES, first) as images,
+        opened_at(folder / THUMBNAILS, first) as thumbnails,
+    ):
+        for _, source in sources:
+            try:
+                content = source.read()
+                pixels, (width, height) = decode_sized(content, max(settings.size_px, THUMBNAIL_PX), source.image_name)
+                write(images, prepare(pixels, settings))
+                write(thumbnails, process(pixels, THUMBNAIL_PX))
+                sha256 = hashlib.sha256(content).hexdigest()
+                answers.append(Row(source.image_name, sha256, len(content), width, height))
+            except (MelanomaError, OSError) as error:  # nothing after it is kept, so its rows may stay empty
+                answers.append(error)
+    return answers
 
 
 @contextmanager
@@ -172,13 +179,3 @@ def _opencv_on_one_core() -> Iterator[None]:
         yield
     finally:
         cv2.setNumThreads(before)
-
-
-def _read(source: Source, settings: ImageSettings) -> Prepared | DataError:
-    try:
-        content = source.read()
-        pixels, (width, height) = decode_sized(content, max(settings.size_px, THUMBNAIL_PX), source.image_name)
-        row = Row(source.image_name, hashlib.sha256(content).hexdigest(), len(content), width, height)
-        return prepare(pixels, settings), process(pixels, THUMBNAIL_PX), row
-    except DataError as error:
-        return error

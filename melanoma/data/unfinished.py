@@ -1,7 +1,7 @@
 """A cache while it is being built: pixels first, then the row that says that they are there.
 
-Whatever ends the process, the rows found afterwards stand for whole images, and the next attempt goes on after them.
-It does not know how an image is read.
+Pixels are written by any process, in any order; rows by one, in theirs. Whatever ends it, the rows found afterwards
+stand for whole images, and the next attempt goes on after them. It does not know how an image is read.
 """
 
 import csv
@@ -50,7 +50,7 @@ class UnfinishedCache:
             _make_arrays({folder / name: (count, side, side, 3) for name, side in sides.items()})
             write_text(index, _lines([Row._fields]))  # last: without it nothing else counts
         self.done = _whole_rows(index)
-        self._arrays = [_opened_at(folder / name, self.done) for name in sides]
+        self._arrays = [(folder / name).open("rb+") for name in sides]
         self._index = index.open("ab", buffering=0)
         self._rows: list[Row] = []  # whose pixels may not be on the disk yet
         self._keeper = ThreadPoolExecutor(1)  # the disk is waited for beside the work
@@ -73,10 +73,8 @@ class UnfinishedCache:
             for file in (self._index, *self._arrays):
                 file.close()
 
-    def add(self, *pictures: NDArray[np.uint8], row: Row) -> None:
-        """Write the next image, a picture uint8 (side, side, 3) for each array; raises OSError for a full disk."""
-        for file, picture in zip(self._arrays, pictures, strict=True):
-            _write(file, picture.tobytes())
+    def add(self, row: Row) -> None:
+        """Note that the next image's pictures are written; raises OSError for a full disk."""
         self._rows.append(row)
         self.done += 1
         if self._keeping.done() and time.monotonic() > self._kept_at + KEEP_EVERY_SECONDS:
@@ -89,9 +87,22 @@ class UnfinishedCache:
 
     def _keep(self, rows: list[Row]) -> None:
         for file in self._arrays:
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # whichever process wrote
         _write(self._index, _lines(rows).encode())
         os.fsync(self._index.fileno())
+
+
+def opened_at(path: Path, row: int) -> FileIO:
+    """Open an array's file for writing from a row on: as a file, since mapped pages would fill the memory."""
+    array = np.load(path, mmap_mode="r")
+    file = path.open("rb+", buffering=0)
+    file.seek(array.offset + row * array[0].nbytes)
+    return file
+
+
+def write(file: FileIO, picture: NDArray[np.uint8]) -> None:
+    """Write an array's next row; raises OSError for a full disk."""
+    _write(file, np.ascontiguousarray(picture).data.cast("B"))
 
 
 def _make_arrays(shapes: Mapping[Path, tuple[int, ...]]) -> None:
@@ -108,14 +119,6 @@ def _make_arrays(shapes: Mapping[Path, tuple[int, ...]]) -> None:
         raise
 
 
-def _opened_at(path: Path, row: int) -> FileIO:
-    """Open an array's file for writing from a row on: as a file, since mapped pages would fill the memory."""
-    array = np.load(path, mmap_mode="r")
-    file = path.open("rb+", buffering=0)
-    file.seek(array.offset + row * array[0].nbytes)
-    return file
-
-
 def _whole_rows(index: Path) -> int:
     """Count the rows of an index, and take off a last line that was cut."""
     content = index.read_bytes()
@@ -129,7 +132,7 @@ def _lines(rows: Iterable[tuple[object, ...]]) -> str:
     return text.getvalue()
 
 
-def _write(file: FileIO, content: bytes) -> None:
+def _write(file: FileIO, content: bytes | memoryview) -> None:
     left = memoryview(content)
     while left:
         left = left[file.write(left) :]

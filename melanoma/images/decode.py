@@ -14,15 +14,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile
-from pydicom import Dataset, dcmread
-from pydicom.encaps import generate_frames
-from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, get_decoder, pixel_array
 
 from melanoma.errors import DataError, MelanomaError, MissingExtraError
+
+if TYPE_CHECKING:  # half of all that a program needs to start is pydicom: imported where a file is DICOM
+    from pydicom import Dataset
 
 UInt8Array = npt.NDArray[np.uint8]
 Size = tuple[int, int]
@@ -270,6 +271,8 @@ def _grey_to_rgb(grey: UInt8Array) -> UInt8Array:
 
 
 def _decode_dicom(data: bytes, at_least_px: int | None, name: str) -> tuple[UInt8Array, Size]:
+    from pydicom.encaps import generate_frames
+
     dataset = _dicom_header(data, name)
     size = int(dataset.Columns), int(dataset.Rows)
     with _quiet():
@@ -285,7 +288,9 @@ def _decode_dicom(data: bytes, at_least_px: int | None, name: str) -> tuple[UInt
     return np.asarray(image) if unchanged else _to_rgb(image), size
 
 
-def _dicom_header(data: bytes, name: str) -> Dataset:
+def _dicom_header(data: bytes, name: str) -> "Dataset":
+    from pydicom import dcmread
+
     if _DEFLATED in data:  # pydicom would inflate it all before anything can be checked
         raise DataError(f"{name} is a deflated DICOM file: save it uncompressed or as JPEG")
     with _quiet():
@@ -306,7 +311,9 @@ def _colours_unmarked(image: Image.Image) -> bool:
     return alike and ids != b"RGB" and not {"jfif", "adobe"} & image.info.keys()
 
 
-def _dicom_to_rgb(dataset: Dataset, name: str) -> UInt8Array:
+def _dicom_to_rgb(dataset: "Dataset", name: str) -> UInt8Array:
+    from pydicom.pixels import apply_color_lut
+
     values = _dicom_values(dataset, name)
     interpretation = dataset.PhotometricInterpretation
     if interpretation == "PALETTE COLOR":
@@ -318,7 +325,9 @@ def _dicom_to_rgb(dataset: Dataset, name: str) -> UInt8Array:
     return _grey_to_rgb(255 - grey if interpretation == "MONOCHROME1" else grey)
 
 
-def _dicom_values(dataset: Dataset, name: str) -> npt.NDArray[np.generic]:
+def _dicom_values(dataset: "Dataset", name: str) -> npt.NDArray[np.generic]:
+    from pydicom.pixels import get_decoder, pixel_array
+
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
         available = get_decoder(syntax).is_available
@@ -331,7 +340,9 @@ def _dicom_values(dataset: Dataset, name: str) -> npt.NDArray[np.generic]:
     return np.asarray(pixel_array(dataset))
 
 
-def _dicom_grey(values: npt.NDArray[np.generic], dataset: Dataset) -> UInt8Array:
+def _dicom_grey(values: npt.NDArray[np.generic], dataset: "Dataset") -> UInt8Array:
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
     # The linear window of DICOM PS3.3 C.11.2.1.2 where there is one, else a table, else the whole depth.
     signed = dataset.PixelRepresentation * 2 ** (dataset.BitsStored - 1)
     extremes = np.array([0, 2**dataset.BitsStored - 1]) - signed
