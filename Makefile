@@ -41,10 +41,18 @@ bench:
 	$(BIN)/python -m pip install --quiet --no-deps timm==1.0.31 torchvision==0.28.0
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/prepare.py
+	$(BIN)/python benchmarks/prepare.py --images small
+	$(BIN)/python benchmarks/prepare.py --memory
 	$(BIN)/python benchmarks/train.py --stacks ours pytorch keras-torch keras-tensorflow-float32 keras-tensorflow
+	$(BIN)/python benchmarks/alike.py
 	$(BIN)/python benchmarks/train.py --stacks ours pytorch --batch 32 --pairs 3
 	$(BIN)/python benchmarks/fit.py
-	$(BIN)/python benchmarks/score.py
+	$(BIN)/python benchmarks/score.py --stacks "melanoma, default engine" "melanoma, ONNX Runtime" \
+	  "ONNX Runtime, as PyTorch exports it, fp32" "OpenVINO LATENCY, our export, fp32" "OpenVINO LATENCY, our export, bf16"
+	$(BIN)/python benchmarks/score.py --stacks "melanoma, default engine" "melanoma, int8" \
+	  "PyTorch channels last, fp32" "PyTorch channels last, bf16" "the same compiled, fp32" "the same compiled, bf16"
+	$(BIN)/python benchmarks/score.py --stacks "melanoma, default engine" \
+	  "Keras predict on PyTorch, fp32" "Keras predict on TensorFlow, fp32"
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from melanoma.config import Settings, load_settings
-from melanoma.data.cache import Cache
+from melanoma.data.cache import Cache, release
 from melanoma.data.encode import Encoder, learn_encoder
 from melanoma.errors import MelanomaError, MissingExtraError
 from melanoma.evaluation import report
@@ -406,7 +406,12 @@ def _score(
     metadata = encoder.features(rows) if settings.model.metadata else None
     with counting(what, "images") as show:
         places = cache.rows_of(rows["image_name"])
-        return score(engine, cache.images, places, metadata, views=settings.evaluate.views, progress=show)
+
+        def scored(done: int, total: int) -> None:
+            release(cache.images)  # what was read would count as this process's memory
+            show(done, total)
+
+        return score(engine, cache.images, places, metadata, views=settings.evaluate.views, progress=scored)
 
 
 def _answered(rows: pd.DataFrame, settings: Settings) -> pd.DataFrame:
