@@ -54,12 +54,14 @@ def keras_stack(backend: str, *, plain: bool, only: str | None = None) -> Callab
             raise NotHere(f"{backend} is not installed; pip install '.[{backend}]'")
         os.environ["KERAS_BACKEND"] = backend
         from melanoma.config import ImageSettings, ModelSettings, TrainSettings
-        from melanoma.models.backend import BACKEND, keras
+        from melanoma.models.backend import BACKEND, keep_memory, keras
         from melanoma.models.classifier import build_classifier
         from melanoma.models.losses import focal_loss
         from melanoma.training.train import build_optimizer
 
         assert backend == BACKEND
+        if not plain:
+            keep_memory()  # as the package's own training does
         keras.config.set_dtype_policy(chosen)
         settings = ModelSettings(backbone="InceptionResNetV2", weights="none")
         model = build_classifier(settings, ImageSettings(size_px=SIZE_PX), plain=plain)
