@@ -175,15 +175,17 @@ def test_bfloat16_is_as_near_to_float32_as_keras_own() -> None:
     assert errors[1] <= max(1.5 * errors[0], 0.02)
 
 
-def test_a_walk_back_leaves_no_map_behind() -> None:
+def test_a_walk_back_leaves_no_map_behind_and_is_made_once() -> None:
     fast = channels_last(block())
     answer = fast(torch.zeros((2, 9, 9, 4)), training=True)
     node = answer.grad_fn
     while node is not None and not hasattr(node, "tape"):
         node = node.next_functions[0][0]
     assert node.tape
-    answer.sum().backward()
+    answer.sum().backward(retain_graph=True)
     assert not node.tape
+    with pytest.raises(RuntimeError, match="gone back already"):
+        answer.sum().backward()
 
 
 def test_the_fused_adam_takes_the_steps_that_keras_adam_takes() -> None:

@@ -94,7 +94,12 @@ class _Plan:
         return _as_keras(answer)
 
     def backward(self, gradient: Any, tape: list[Any], images_wanted: bool) -> Gradients:
-        """Walk backwards, giving memory back on the way; the images' gradient is map 0's."""
+        """Walk backwards, giving memory back on the way; the images' gradient is map 0's.
+
+        Raises RuntimeError where this was done before.
+        """
+        if not tape:
+            raise RuntimeError("this walk has gone back already, and gave its memory back on the way: call it again")
         wanted = {0} if images_wanted else set()
         for placed in self.placed:
             if wanted.intersection(placed.takes) or any(map(trains, placed.step.variables)):
@@ -289,7 +294,8 @@ def _is_normalization(layer: Any) -> bool:
     if type(layer) is not layers.BatchNormalization:
         return False
     axis = layer.axis[0] if isinstance(layer.axis, list | tuple) else layer.axis
-    return len(layer.output.shape) == 4 and axis in (-1, 3) and not layer.synchronized and not layer.renorm
+    otherwise = getattr(layer, "synchronized", False) or getattr(layer, "renorm", False)
+    return len(layer.output.shape) == 4 and axis in (-1, 3) and not otherwise
 
 
 def _is_sum(layer: Any) -> bool:

@@ -411,7 +411,7 @@ class PlainStep:
         wanted = [(number, values) for number, values in zip(numbers, given, strict=True) if number is not None]
         weights = [variable for variable in self.variables if trains(variable)]
         sources = [*(values for _, values in wanted), *(tensor(variable) for variable in weights)]
-        found = torch.autograd.grad(answer, sources, gradient, allow_unused=True)
+        found = torch.autograd.grad(answer, sources, gradient.to(answer.dtype), allow_unused=True)
         for (number, _), part in zip(wanted, found, strict=False):
             if part is not None:
                 gradients.add(number, part, owned=False)
