@@ -53,6 +53,18 @@ def test_whatever_the_pixels_depend_on_makes_another_cache(tmp_path: Path) -> No
     assert open_cache(tmp_path / "cache", "0" * 16) is None
 
 
+def test_a_link_is_the_file_behind_it_and_a_linked_folder_the_one_behind(tmp_path: Path) -> None:
+    sources = folder_of_three(tmp_path)
+    folder = sources[0].path.parent
+    (tmp_path / "linked").symlink_to(folder)
+    (tmp_path / "a.png").symlink_to(sources[0].path)
+    keys = {
+        cache_key([Source("a", path)], AT_32)
+        for path in (sources[0].path, tmp_path / "linked/a.png", tmp_path / "a.png", folder / "../data/a.png")
+    }
+    assert len(keys) == 1
+
+
 def test_a_second_call_reads_no_image(tmp_path: Path) -> None:
     sources = folder_of_three(tmp_path)
     counted: list[int] = []

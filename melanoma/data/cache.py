@@ -7,11 +7,12 @@ each file's place, size and time. Whatever changes, another cache is built besid
 import hashlib
 import json
 import mmap
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,12 +70,14 @@ def cache_key(sources: Iterable[Source], settings: ImageSettings) -> str:
     Raises DataError where a file is gone.
     """
     digest = hashlib.sha256(json.dumps([VERSION, settings.model_dump(mode="json")]).encode())
+    real_folder = lru_cache(os.path.realpath)  # looking at every folder above every image would take most of the time
     for source in sources:
         try:
-            stat = source.path.stat()
+            stat, linked = source.path.stat(), source.path.is_symlink()
         except OSError as error:
             raise DataError(f"{source.path} cannot be read: {error.strerror}") from error
-        place = [source.image_name, str(source.path.resolve()), source.offset, stat.st_size, stat.st_mtime_ns]
+        path = source.path.resolve() if linked else Path(real_folder(source.path.parent), source.path.name)
+        place = [source.image_name, str(path), source.offset, stat.st_size, stat.st_mtime_ns]
         digest.update(json.dumps(place).encode())
     return digest.hexdigest()[:16]
 
