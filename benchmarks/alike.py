@@ -73,9 +73,9 @@ def random_network(options: argparse.Namespace) -> None:
 
 
 def _values_and_gradients(network: Any, images: np.ndarray, training: bool) -> tuple[Arrays, Arrays]:
-    """Return the output, and the gradients of the images and of every weight but the biases before a normalisation.
+    """Return the output, and the gradients of the images and of every weight, in training but for the biases.
 
-    Those are nothing but rounding: the normalisation takes a bias out again.
+    Most of those are nothing but rounding there: a normalisation takes its convolution's bias out again.
     """
     dtype = network.trainable_weights[0].value.dtype
     given = torch.tensor(images, dtype=dtype, requires_grad=True)

@@ -37,13 +37,12 @@ def settings(options: Arguments) -> Any:
     )
 
 
-def drawn(options: Arguments) -> tuple[Any, pd.DataFrame]:
+def drawn(options: Arguments, folder: Path) -> tuple[Any, pd.DataFrame]:
     """Make a cache of random images on disk, and its table: enough for the steps, and a batch to validate on."""
     from melanoma.data.cache import Cache
 
     random = np.random.default_rng(0)
     count = options.batch * (options.steps + 1)
-    folder = Path(tempfile.mkdtemp(prefix="melanoma-fit-"))
     shape = (count, options.size, options.size, 3)
     images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, shape)
     for number in range(count):
@@ -61,11 +60,13 @@ def fit(options: Arguments) -> Work:
     from melanoma.runs import create_run
     from melanoma.training.train import train_fold
 
-    cache, table = drawn(options)
-    runs = Path(tempfile.mkdtemp(prefix="melanoma-fit-"))
+    kept = tempfile.TemporaryDirectory(prefix="melanoma-fit-")
+    cache, table = drawn(options, Path(kept.name))
+    runs = Path(kept.name) / "runs"
+    runs.mkdir()
     held_out, training = table[: options.batch], table[options.batch :]
 
-    def work() -> tuple[int, float]:
+    def work(kept: object = kept) -> tuple[int, float]:  # the folder lives as long as the work
         run = create_run(runs, f"run-{len(list(runs.iterdir()))}", settings(options))
         train_fold(run, 0, settings(options), training=training, validation=held_out, cache=cache)
         return len(training), len(training) / float(pd.read_csv(run.history(0))["images_per_second"][0])

@@ -96,10 +96,14 @@ def _compare(options: argparse.Namespace, unit: str, ours: Sequence[str]) -> Non
             print(f"{name}: not run ({rest or 'its process ended'})", flush=True)
     rates: dict[str, list[float]] = {name: [] for name in workers}
     for _ in range(options.pairs):
-        for name, worker in workers.items():
-            _stdin(worker).write("go\n")
-            _stdin(worker).flush()
-            rates[name].append(float(_answer(worker)))
+        for name, worker in list(workers.items()):
+            try:
+                _stdin(worker).write("go\n")
+                _stdin(worker).flush()
+                rates[name].append(float(_answer(worker)))
+            except (OSError, ValueError):
+                print(f"{name}: left out, its process ended ({worker.wait()})", flush=True)
+                del workers[name], rates[name]
     for worker in workers.values():
         _stdin(worker).close()
         worker.wait()

@@ -134,6 +134,34 @@ def test_a_layer_that_works_otherwise_runs_as_keras_has_it(case: str, training: 
     assert_alike(plain, shape, training)
 
 
+def branches() -> Any:
+    """Draw what shares gradients: sums of a map with its own branches, branches alike, and a layer used twice."""
+
+    def branch(x: Any) -> Any:
+        return layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(4, 1, use_bias=False)(x)))
+
+    image = keras.Input((7, 7, 4))
+    start = branch(image)
+    first = layers.Add()([start, layers.Conv2D(4, 1)(start), layers.Conv2D(4, 3, padding="same")(start)])
+    second = layers.Add()([branch(first), branch(first)])
+    twice = layers.Conv2D(4, 1, activation="relu")
+    return keras.Model(image, layers.Add()([twice(twice(second)), layers.Conv2D(4, 1)(second), second]))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_gradients_that_meet_are_summed_once_each(training: bool) -> None:
+    assert_alike(branches(), (3, 7, 7, 4), training)
+
+
+def test_what_was_frozen_when_it_was_read_learns_later() -> None:
+    plain = alone(layers.Conv2D(4, 3, activation="swish"), (2, 8, 8, 3))
+    plain.layers[1].trainable = False
+    fast = channels_last(plain)
+    plain.layers[1].trainable = True
+    fast(torch.ones((2, 8, 8, 3)), training=True).sum().backward()
+    assert all(weight.value.grad is not None for weight in plain.trainable_weights)
+
+
 def test_what_is_frozen_stays_and_the_rest_learns() -> None:
     plain = block()
     for layer in plain.layers[:6]:

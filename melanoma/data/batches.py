@@ -78,6 +78,8 @@ class Ahead:
 
     def __iter__(self) -> Iterator[Batch]:
         """Give the batches in their order; a fault while reading is raised where its batch would have come."""
+        if self.first_step >= len(self.batches):
+            return
         with ThreadPoolExecutor(1, "read ahead") as reader:
             coming = reader.submit(self.batches.step, self.order, self.first_step)
             for step in range(self.first_step, len(self.batches)):

@@ -65,8 +65,8 @@ def has_gpu() -> bool:
 def has_bfloat16() -> bool:
     """Tell whether the device multiplies bfloat16 much faster than float32.
 
-    GPUs since about 2020 and CPUs with AMX do. Of CPUs with AVX-512 alone some do (twice as fast) and some take twice
-    as long: there, PyTorch multiplies and the clock tells.
+    CPUs with AMX do, and GPUs since about 2020: PyTorch tells, JAX and TensorFlow are believed. Of CPUs with AVX-512
+    alone some do (twice as fast) and some take twice as long: there, PyTorch multiplies and the clock tells.
     """
     if not has_gpu():
         flags = _processor_flags()
@@ -85,12 +85,14 @@ def keep_memory() -> None:
 
     It would return every map of a few megabytes to the system at once, and each step would wait for its pages again.
     """
+    if sys.platform != "linux":
+        return
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
         library.gnu_get_libc_version  # noqa: B018  another C library numbers its options otherwise
         m_trim_threshold, m_mmap_max = -1, -4
         library.mallopt(m_mmap_max, 0)
-        library.mallopt(m_trim_threshold, 2**31 - 1)
+        library.mallopt(m_trim_threshold, -1)  # never
 
 
 def _processor_flags() -> list[str]:

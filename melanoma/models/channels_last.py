@@ -128,7 +128,7 @@ class _Differentiable(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def backward(ctx: Any, *pull: Any) -> Any:
         gradients = ctx.plan.backward(pull[0], ctx.tape, ctx.needs_input_grad[2])
-        to_images = gradients.maps[0][0] if ctx.needs_input_grad[2] else None
+        to_images = gradients.maps.get(0, (None,))[0] if ctx.needs_input_grad[2] else None
         to_images = None if to_images is None else _as_keras(to_images).to(ctx.dtype)
         to_weights = [gradients.weights.get(id(variable)) for variable in ctx.plan.variables]
         return None, None, to_images, *to_weights
@@ -243,7 +243,7 @@ class _Pair:
 def _plain(node: Any) -> PlainStep:
     """Run a layer as PyTorch has it where that is alike, else as Keras has it."""
     layer = node.operation
-    variables = list(getattr(layer, "trainable_variables", []))
+    variables = list(getattr(layer, "weights", []))  # frozen ones too: they may learn later
     if _is_pooling(layer):
         return PlainStep(lambda maps, training: _pooled(layer, maps[0]), [])
     ceiling = _ceiling(layer)

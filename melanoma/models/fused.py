@@ -19,6 +19,7 @@ aten = torch.ops.aten
 BUILT_WITH_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise_")
 POINTWISE = torch.ops.mkldnn._convolution_pointwise if BUILT_WITH_ONEDNN else None
 ONTO = torch.ops.mkldnn._convolution_pointwise_ if BUILT_WITH_ONEDNN else None
+BFLOAT16_BY_ONEDNN = BUILT_WITH_ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # the plain ones emulate it
 
 
 class Gradients:
@@ -269,7 +270,8 @@ class Convolution:
 
 
 def _has_onednn(images: Tensor) -> bool:
-    return POINTWISE is not None and images.device.type == "cpu" and images.dtype != torch.float64
+    fits = images.dtype == torch.float32 or (images.dtype == torch.bfloat16 and BFLOAT16_BY_ONEDNN)
+    return POINTWISE is not None and images.device.type == "cpu" and fits
 
 
 def same_padding(

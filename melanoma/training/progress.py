@@ -121,6 +121,13 @@ class TrainingProgress:
         say(
             f"{self.what} epoch {int(row['epoch'])}/{self.epochs}: loss {row['loss']:.4f}, "
             f"validation loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.4f}, AUC {auc}{mark}; "
-            f"{row['images_per_second']:{'.0f' if row['images_per_second'] >= 10 else '.1f'}} images/s, "
-            f"{row['waiting_share']:.1%} of the time waiting for data, {self.left} left"
+            f"{_pace(row)}{self.left} left"
         )
+
+
+def _pace(row: dict[str, Any]) -> str:
+    """Tell how quickly an epoch's steps went; nothing where an earlier attempt had made them all."""
+    rate, waiting = row["images_per_second"], row["waiting_share"]
+    if rate is None:
+        return ""
+    return f"{rate:{'.0f' if rate >= 10 else '.1f'}} images/s, {waiting:.1%} of the time waiting for data, "

@@ -106,15 +106,15 @@ def train_fold(  # noqa: PLR0915  one straight line
                     save_state(run.state(fold), model, position)
                     raise Interrupted
             seconds = time.monotonic() - started
-            trained = len(order) - first_step * train.batch_size
+            trained = max(len(order) - first_step * train.batch_size, 0)  # none where only the validation was left
             row: dict[str, Any] = {
                 "epoch": position.epoch + 1,
                 "loss": position.loss / position.images,
                 "accuracy": position.right / position.images,
                 **validate(classifier, held_out, model.loss),
                 "learning_rate": float(keras.ops.convert_to_numpy(optimizer.learning_rate)),
-                "images_per_second": trained / seconds,
-                "waiting_share": coming.waited / seconds,
+                "images_per_second": trained / seconds if trained else None,
+                "waiting_share": coming.waited / seconds if trained else None,
             }
             best = _better(row[settings.train.monitor], position.best, settings.train.monitor)
             position.history.append(row)
