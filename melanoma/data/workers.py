@@ -22,9 +22,9 @@ from typing import Any, TypeVar
 
 from melanoma.errors import MelanomaError
 
-CHUNK_SECONDS = 0.03  # long beside the way to a worker and back, short beside the wait for the last one
-MOST = 64  # items in a chunk
-WAITING = 8  # chunks a core that are under way or wait for their turn: bounds the memory
+CHUNK_SECONDS = 0.1  # long beside the way to a worker and back, short beside the wait for the last one
+MOST = 256  # items in a chunk
+WAITING = 4  # chunks a core that are under way or wait for their turn: bounds the memory
 FEW = 16  # items for which no further process is started
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
