@@ -78,7 +78,8 @@ def bare(augmented: bool) -> Callable[[Arguments], Work]:
     """Make a stack of steps alone, on one batch in memory."""
 
     def stack(options: Arguments) -> Work:
-        from melanoma.models.backend import keep_memory, keras
+        from melanoma.machine import keep_memory
+        from melanoma.models.backend import keras
         from melanoma.models.classifier import build_classifier
         from melanoma.models.losses import build_loss
         from melanoma.training.train import _with_augmentation, build_optimizer, precision

@@ -54,7 +54,8 @@ def keras_stack(backend: str, *, plain: bool, only: str | None = None) -> Callab
             raise NotHere(f"{backend} is not installed; pip install '.[{backend}]'")
         os.environ["KERAS_BACKEND"] = backend
         from melanoma.config import ImageSettings, ModelSettings, TrainSettings
-        from melanoma.models.backend import BACKEND, keep_memory, keras
+        from melanoma.machine import keep_memory
+        from melanoma.models.backend import BACKEND, keras
         from melanoma.models.classifier import build_classifier
         from melanoma.models.losses import focal_loss
         from melanoma.training.train import build_optimizer

@@ -3,11 +3,11 @@
 import importlib.util
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from melanoma.errors import MelanomaError
 from melanoma.inference.engine import choose
+from melanoma.machine import cores, installed_version
 
 PACKAGES = ["melanoma", "numpy", "pandas", "pillow", "opencv-python-headless", "pydicom", "scikit-learn", "onnxruntime"]
 EXTRAS = {
@@ -22,19 +22,19 @@ EXTRAS = {
 
 def examine() -> dict[str, str]:
     """Return facts by name, in the order to read them."""
-    facts = {"python": platform.python_version(), "system": platform.platform(), "cores": str(os.cpu_count())}
-    facts |= {package: _version(package) for package in PACKAGES}
+    facts = {"python": platform.python_version(), "system": platform.platform(), "cores": str(cores())}
+    facts |= {package: installed_version(package) for package in PACKAGES}
     for extra, modules in EXTRAS.items():
         missing = [module for module in modules if importlib.util.find_spec(module) is None]
         facts[f"extra {extra}"] = f"not installed (lacks {', '.join(missing)})" if missing else "installed"
-    return facts | {"scores by": str(choose())} | _backend_facts()
+    return facts | {"scores by": _engine()} | _backend_facts()
 
 
-def _version(package: str) -> str:
+def _engine() -> str:
     try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
+        return str(choose())
+    except MelanomaError as error:
+        return str(error)
 
 
 def _backend_facts() -> dict[str, str]:
@@ -44,7 +44,7 @@ def _backend_facts() -> dict[str, str]:
         return {"backend": str(error)}
     weights = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
     return {
-        "keras": f"{keras.__version__} on {BACKEND} {_version(BACKEND)}",
+        "keras": f"{keras.__version__} on {BACKEND} {installed_version(BACKEND)}",
         "gpu": "yes" if has_gpu() else "no",
         "bfloat16": "yes" if has_bfloat16() else "no",
         "ImageNet weights kept": ", ".join(sorted(path.name for path in weights.glob("*.h5"))) or "none",

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from melanoma.config import Settings, load_settings
-from melanoma.data.cache import Cache, release
+from melanoma.data.cache import Cache
 from melanoma.data.encode import Encoder, learn_encoder
 from melanoma.errors import MelanomaError, MissingExtraError
 from melanoma.evaluation import report
@@ -32,6 +31,7 @@ from melanoma.inference.bundle import RESEARCH_ONLY, Bundle, read_bundle, write_
 from melanoma.inference.engine import Engine, choose
 from melanoma.inference.predict import score
 from melanoma.inference.submission import write_submission
+from melanoma.machine import cores, installed_version
 from melanoma.prepare import Prepared, prepare
 from melanoma.runs import CACHE, Run, create_run, default_name, open_run
 from melanoma.training.progress import counting, say
@@ -315,29 +315,14 @@ def environment(settings: Settings) -> dict[str, Any]:
     """Describe what a run is made with: versions, machine, backend, precision."""
     from melanoma.models.backend import BACKEND
 
-    versions = {}
-    for package in (
-        "melanoma",
-        "keras",
-        BACKEND,
-        "numpy",
-        "pandas",
-        "pillow",
-        "opencv-python-headless",
-        "onnxruntime",
-        "openvino",
-    ):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed as a package"
+    packages = ["melanoma", "keras", BACKEND, "numpy", "pandas", "pillow", "opencv-python-headless"]
     return {
         "python": platform.python_version(),
         "system": platform.platform(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "backend": BACKEND,
         "precision": settings.train.precision,
-        "versions": versions,
+        "versions": {package: installed_version(package) for package in [*packages, "onnxruntime", "openvino"]},
     }
 
 
@@ -406,12 +391,7 @@ def _score(
     metadata = encoder.features(rows) if settings.model.metadata else None
     with counting(what, "images") as show:
         places = cache.rows_of(rows["image_name"])
-
-        def scored(done: int, total: int) -> None:
-            release(cache.images)  # what was read would count as this process's memory
-            show(done, total)
-
-        return score(engine, cache.images, places, metadata, views=settings.evaluate.views, progress=scored)
+        return score(engine, cache.images, places, metadata, views=settings.evaluate.views, progress=show)
 
 
 def _answered(rows: pd.DataFrame, settings: Settings) -> pd.DataFrame:

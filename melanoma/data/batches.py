@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from melanoma.data.cache import release
+from melanoma.machine import release
 
 Float32Array = NDArray[np.float32]
 Batch = tuple[list[NDArray[np.uint8] | Float32Array], Float32Array]

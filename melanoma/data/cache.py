@@ -6,7 +6,6 @@ each file's place, size and time. Whatever changes, another cache is built besid
 
 import hashlib
 import json
-import mmap
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 
 from melanoma.config import ImageSettings
 from melanoma.data.sources import Source
-from melanoma.data.unfinished import Row, UnfinishedCache, opened_at, write
+from melanoma.data.unfinished import INDEX, Row, UnfinishedCache, opened_at, write
 from melanoma.data.workers import in_order
 from melanoma.errors import DataError, MelanomaError, listed
 from melanoma.files import locked, resuming_folder, write_json
@@ -91,20 +90,8 @@ def open_cache(root: Path, key: str) -> Cache | None:
         return None
     images = np.load(folder / IMAGES, mmap_mode="r")
     thumbnails = np.load(folder / THUMBNAILS, mmap_mode="r")
-    index = pd.read_csv(folder / "index.csv", dtype={"image_name": str}, keep_default_na=False)
+    index = pd.read_csv(folder / INDEX, dtype={"image_name": str}, keep_default_na=False)
     return Cache(folder, key, images, thumbnails, index)
-
-
-def release(images: UInt8Array) -> None:
-    """Give the memory back that pages of a memory-mapped array have taken; other arrays are left alone.
-
-    The system would take it when it is short of memory. Until then a process that has read all of a large cache looks
-    as large as the cache, and is the first to be killed where memory is limited. What is read again comes from the
-    system's own copy.
-    """
-    mapped = getattr(images, "_mmap", None)
-    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def prepare_cache(

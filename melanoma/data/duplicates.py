@@ -17,8 +17,8 @@ from scipy.fft import irfft2, rfft2  # type: ignore[import-untyped]
 from scipy.sparse import coo_array  # type: ignore[import-untyped]
 from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
 
-from melanoma.data.cache import release
 from melanoma.errors import DataError, listed
+from melanoma.machine import release
 
 Pair = tuple[str, str]
 Float32Array = NDArray[np.float32]

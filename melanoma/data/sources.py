@@ -14,6 +14,7 @@ from typing import BinaryIO, Literal
 import google_crc32c
 
 from melanoma.errors import DataError, listed
+from melanoma.protobuf import fields, varint
 
 Features = dict[str, list[bytes] | list[int] | list[float]]
 
@@ -209,8 +210,8 @@ def _bytes_of(features: Features, key: str) -> bytes:
 
 
 def _values(feature: memoryview) -> list[bytes] | list[int] | list[float]:
-    for number, content in _fields(feature):
-        values = [value for field, value in _fields(_message(content)) if field == 1]
+    for number, content in fields(feature):
+        values = [value for field, value in fields(_message(content)) if field == 1]
         if number == 1:
             return [bytes(_message(value)) for value in values]
         if number == 2:  # four bytes each, one by one or packed: the same bytes
@@ -228,12 +229,12 @@ def _integers(value: int | memoryview) -> Iterator[int]:
         return
     at = 0
     while at < len(value):
-        one, at = _varint(value, at)
+        one, at = varint(value, at)
         yield one
 
 
 def _parts(message: memoryview, field: int) -> list[memoryview]:
-    return [_message(value) for number, value in _fields(message) if number == field]
+    return [_message(value) for number, value in fields(message) if number == field]
 
 
 def _last(message: memoryview, field: int) -> memoryview:
@@ -244,35 +245,3 @@ def _message(value: int | memoryview) -> memoryview:
     if isinstance(value, int):
         raise TypeError("a number where a message is expected")
     return value
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    at = 0
-    while at < len(message):
-        tag, at = _varint(message, at)
-        wire_type = tag & 7
-        if wire_type == 0:
-            number, at = _varint(message, at)
-            yield tag >> 3, number
-            continue
-        if wire_type == 2:
-            length, at = _varint(message, at)
-        elif wire_type in (1, 5):
-            length = 8 if wire_type == 1 else 4
-        else:
-            raise ValueError(f"wire type {wire_type}")
-        if at + length > len(message):
-            raise ValueError("a field ends after its message")
-        yield tag >> 3, message[at : at + length]
-        at += length
-
-
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = message[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value & 0xFFFFFFFFFFFFFFFF, at
-    raise ValueError("a number of more than ten bytes")

@@ -21,6 +21,7 @@ from threading import Event
 from typing import Any, TypeVar
 
 from melanoma.errors import MelanomaError
+from melanoma.machine import cores
 
 CHUNK_SECONDS = 0.1  # long beside the way to a worker and back, short beside the wait for the last one
 MOST = 256  # items in a chunk
@@ -29,11 +30,6 @@ FEW = 16  # items for which no further process is started
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 _BEGIN = "import sys; sys.path[:] = sys.argv[1:]; from melanoma.data.workers import serve; serve()"
-
-
-def cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_order(work: Callable[[list[Item]], list[Answer]], items: Sequence[Item]) -> Generator[Answer]:

@@ -6,7 +6,6 @@ stay in a core's own memory and no core waits for another.
 
 import importlib
 import importlib.util
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from melanoma.errors import MissingExtraError, ModelError, UsageError
 from melanoma.inference.onnx_file import check_onnx
+from melanoma.machine import FASTER, cores, processor_flags
 
 EngineName = Literal["onnxruntime", "openvino"]
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -30,7 +30,6 @@ Float32Array = NDArray[np.float32]
 Batch = tuple[NDArray[np.uint8], Float32Array | None]
 OUTPUTS = ["logit", "activation_map", "features"]
 BATCH, GPU_BATCH = 4, 32  # images to a request: on a processor more gain nothing and take memory on every core
-FASTER = 1.2  # from which bfloat16 is worth what it rounds away
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,7 @@ def _load_onnxruntime(path: Path, precision: Precision) -> _Loaded:
 
     gpu = "CUDAExecutionProvider" in session.get_providers()
     outputs = [value.name for value in session.get_outputs()]
-    return _Loaded(run, outputs, GPU_BATCH if gpu else BATCH, 2 if gpu else _cores())
+    return _Loaded(run, outputs, GPU_BATCH if gpu else BATCH, 2 if gpu else cores())
 
 
 def _load_openvino(path: Path, precision: Precision) -> _Loaded:
@@ -193,11 +192,6 @@ def _part(images: NDArray[np.uint8], metadata: Float32Array | None, part: slice)
     return np.ascontiguousarray(images[part]), None if metadata is None else np.ascontiguousarray(metadata[part])
 
 
-def _cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _providers() -> list[str]:
     """Name what ONNX Runtime may compute on here: a CUDA GPU where its build has one, else the CPU."""
     wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
@@ -232,8 +226,7 @@ def bfloat16_is_faster() -> bool:
     core = _openvino().Core()
     if not _has_bfloat16(core):
         return False
-    facts = Path("/proc/cpuinfo")
-    if facts.exists() and "amx_bf16" in facts.read_text():
+    if "amx_bf16" in processor_flags():
         return True
     return _convolution_seconds(core, "f32") > FASTER * _convolution_seconds(core, "bf16")
 

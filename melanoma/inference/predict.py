@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from melanoma.inference.engine import Batch, Engine
+from melanoma.machine import release
 
 
 def sigmoid(logit: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -31,6 +32,7 @@ def score(
 
     def read(part: slice) -> Batch:
         pixels = np.concatenate(dihedral(images[rows[part]], views))
+        release(images)
         return pixels, None if metadata is None else np.tile(metadata[part], (views, 1))
 
     logits = np.empty(len(rows), np.float32)

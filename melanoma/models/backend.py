@@ -3,17 +3,15 @@
 `KERAS_BACKEND` where it is set, else PyTorch, JAX or TensorFlow, whichever is installed, in that order.
 """
 
-import contextlib
-import ctypes
 import functools
 import importlib.util
 import os
 import sys
 import time
 import warnings
-from pathlib import Path
 
 from melanoma.errors import MissingExtraError, UsageError
+from melanoma.machine import FASTER, processor_flags
 
 BACKENDS = ("torch", "jax", "tensorflow")
 
@@ -43,7 +41,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # deprecations inside the frameworks are not the user's to mend
     import keras
 
-__all__ = ["BACKEND", "BACKENDS", "has_bfloat16", "has_gpu", "installed_backends", "keep_memory", "keras"]
+__all__ = ["BACKEND", "BACKENDS", "has_bfloat16", "has_gpu", "installed_backends", "keras"]
 
 
 def has_gpu() -> bool:
@@ -69,38 +67,15 @@ def has_bfloat16() -> bool:
     alone some do (twice as fast) and some take twice as long: there, PyTorch multiplies and the clock tells.
     """
     if not has_gpu():
-        flags = _processor_flags()
+        flags = processor_flags()
         if "amx_bf16" in flags or "avx512_bf16" not in flags:
             return "amx_bf16" in flags
-        return BACKEND == "torch" and _gain_of_bfloat16() > 1.3
+        return BACKEND == "torch" and _gain_of_bfloat16() > FASTER
     if BACKEND == "torch":
         import torch
 
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return True
-
-
-def keep_memory() -> None:
-    """Have the C library keep what it is given back, on Linux with glibc.
-
-    It would return every map of a few megabytes to the system at once, and each step would wait for its pages again.
-    """
-    if sys.platform != "linux":
-        return
-    with contextlib.suppress(OSError, AttributeError):
-        library = ctypes.CDLL(None)
-        library.gnu_get_libc_version  # noqa: B018  another C library numbers its options otherwise
-        m_trim_threshold, m_mmap_max = -1, -4
-        library.mallopt(m_mmap_max, 0)
-        library.mallopt(m_trim_threshold, -1)  # never
-
-
-def _processor_flags() -> list[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return []
-    return next((line.split() for line in lines if line.startswith("flags")), [])
 
 
 def _gain_of_bfloat16() -> float:

@@ -16,7 +16,8 @@ from melanoma.data.encode import learn_encoder
 from melanoma.errors import DataError, MelanomaError, listed
 from melanoma.evaluation.metrics import auc
 from melanoma.files import replacing, write_json, write_text
-from melanoma.models.backend import BACKEND, has_bfloat16, keep_memory, keras
+from melanoma.machine import keep_memory
+from melanoma.models.backend import BACKEND, has_bfloat16, keras
 from melanoma.models.classifier import build_classifier
 from melanoma.models.losses import build_loss
 from melanoma.runs import Run

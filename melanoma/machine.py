@@ -1,0 +1,67 @@
+"""The machine that the package runs on: its cores, what its processor can do, how memory is kept and given back.
+
+It imports no framework, so that every room may ask it.
+"""
+
+import contextlib
+import ctypes
+import mmap
+import os
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FASTER = 1.2  # times, from which bfloat16 is worth what it rounds away
+
+
+def cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor_flags() -> list[str]:
+    """Name what the processor can do, in Linux' words such as `amx_bf16`; empty where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []
+    return next((line.split() for line in lines if line.startswith("flags")), [])
+
+
+def installed_version(package: str) -> str:
+    """Return the version of an installed package, or say that it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def keep_memory() -> None:
+    """Have the C library keep what it is given back, on Linux with glibc.
+
+    It would return every map of a few megabytes to the system at once, and each step would wait for its pages again.
+    """
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.gnu_get_libc_version  # noqa: B018  another C library numbers its options otherwise
+        m_trim_threshold, m_mmap_max = -1, -4
+        library.mallopt(m_mmap_max, 0)
+        library.mallopt(m_trim_threshold, -1)  # never
+
+
+def release(array: NDArray[Any]) -> None:
+    """Give the memory back that pages of a memory-mapped array have taken; other arrays are left alone.
+
+    The system would take it when it is short of memory. Until then a process that has read all of a large cache looks
+    as large as the cache, and is the first to be killed where memory is limited. What is read again comes from the
+    system's own copy.
+    """
+    mapped = getattr(array, "_mmap", None) if isinstance(array, np.memmap) else None
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
