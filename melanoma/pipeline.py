@@ -35,10 +35,9 @@ from melanoma.machine import cores, installed_version
 from melanoma.prepare import Prepared, prepare
 from melanoma.runs import CACHE, Run, create_run, default_name, open_run
 from melanoma.training.progress import counting, say
-from melanoma.training.quantize import CALIBRATION_IMAGES, measured_loss, quantize_network
+from melanoma.training.quantize import CALIBRATION_IMAGES, measured_loss, quantize_network, remarks_on
 from melanoma.training.state import read_position
 
-MUCH_LOST = 0.005  # of AUC by int8, from which on the user is warned
 COMPARED_IMAGES = 8  # that an exported network is proven equal on
 PREDICTION_COLUMNS = ["image_name", "patient_id", "fold", "target", "probability", "answer"]
 
@@ -373,15 +372,8 @@ def _quantized(run: Run, fold: int, settings: Settings, prepared: Prepared, netw
     row = quantize_network(path, network, cache.images[cache.rows_of(seen["image_name"])], metadata[0])
     places, target = cache.rows_of(held_out["image_name"]), held_out["target"].to_numpy(np.int64)
     row["held_out"] = loss = measured_loss(network, path, cache.images, places, metadata=metadata[1], target=target)
-    if loss["auc_lost"] is None:
-        note(f"int8, fold {fold}: what it loses cannot be told, as its held-out images are of one class")
-    else:
-        note(
-            f"int8, fold {fold}: AUC {loss['auc_int8']:.4f} where float32 has {loss['auc_float32']:.4f}, on "
-            f"{loss['images']:,} held-out images; single probabilities differ by up to {loss['largest_difference']:.3f}"
-        )
-        if loss["auc_lost"] > MUCH_LOST:
-            note(f"this is much: keep evaluate.precision=auto unless speed is worth {loss['auc_lost']:.4f} of AUC")
+    for remark in remarks_on(loss, fold):
+        note(remark)
     return row
 
 

@@ -202,8 +202,8 @@ def test_a_turned_disc_stays_a_disc_and_keeps_its_range() -> None:
 
 @pytest.mark.skipif(BACKEND != "torch", reason="the other backends have the plain sampler alone")
 def test_the_fast_sampler_reads_what_the_plain_one_reads() -> None:
-    from melanoma.models.fused import sampled
     from melanoma.training import augment
+    from melanoma.training.sampler import sampled
 
     random = np.random.default_rng(0)
     images = keras.ops.convert_to_tensor(random.integers(0, 256, (3, 17, 23, 3), dtype=np.uint8))

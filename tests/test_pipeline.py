@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from tiny import TINY
 
 from melanoma import pipeline
 from melanoma.data.synthetic import make_dataset
@@ -23,15 +24,6 @@ from melanoma.inference.predict import dihedral, score
 from melanoma.runs import Run
 from melanoma.training.progress import Interrupted, TrainingProgress
 
-TINY = [
-    "images.size_px=32",
-    "model.backbone=small",
-    "model.weights=none",
-    "train.epochs=2",
-    "train.batch_size=16",
-    "evaluate.bootstrap_samples=100",
-    "evaluate.views=1",
-]
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 

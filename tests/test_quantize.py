@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import TINY
 
 from melanoma import pipeline
 from melanoma.data.synthetic import make_dataset
@@ -15,21 +16,12 @@ from melanoma.inference.engine import Choice, Engine
 from melanoma.inference.predict import sigmoid
 from melanoma.models.backend import BACKEND
 from melanoma.runs import Run
+from melanoma.training import quantize
 from melanoma.training.quantize import CALIBRATION_IMAGES, measured_loss
 
 onnx = pytest.importorskip("onnx", reason="the extra train, which brings onnx, is not installed")
 if BACKEND != "torch":
     pytest.skip("networks are exported by Keras on PyTorch", allow_module_level=True)
-
-TINY = [
-    "images.size_px=32",
-    "model.backbone=small",
-    "model.weights=none",
-    "train.epochs=2",
-    "train.batch_size=16",
-    "evaluate.bootstrap_samples=100",
-    "evaluate.views=1",
-]
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +69,7 @@ def test_a_loss_is_told_to_the_user_and_one_class_has_none(
     rows = np.arange(6)
     one_class = measured_loss(exact, path, pictures, rows, metadata=None, target=np.zeros(6, np.int64))
     assert one_class["auc_lost"] is None
-    monkeypatch.setattr(pipeline, "MUCH_LOST", -1.0)
+    monkeypatch.setattr(quantize, "MUCH_LOST", -1.0)
     settings = whole.settings()
     prepared = pipeline.reopen(whole, settings)
     network = whole.fold(0) / "again.onnx"

@@ -2,7 +2,7 @@
 
 Keras on PyTorch permutes each map to channels-first and copies it before every convolution, and spends its own time
 around each of some 800 layers. Here the layers only hold the weights: a network's graph is read once into a list of
-steps (`fused`), which PyTorch runs forwards and backwards on channels-last memory.
+steps (`steps`), which PyTorch runs forwards and backwards on channels-last memory.
 A layer that no step knows runs as Keras has it.
 """
 
@@ -15,21 +15,8 @@ import torch
 from torch.nn import functional
 
 from melanoma.models.backend import keras
-from melanoma.models.fused import (
-    Clamp,
-    Convolution,
-    ConvolutionStep,
-    Gradients,
-    JoinStep,
-    Normalization,
-    NormalizationStep,
-    PlainStep,
-    SumStep,
-    Walk,
-    same_padding,
-    tensor,
-    trains,
-)
+from melanoma.models.fused import Clamp, Convolution, Gradients, Normalization, Walk, same_padding, tensor, trains
+from melanoma.models.steps import ConvolutionStep, JoinStep, NormalizationStep, PairStep, PlainStep, Step, SumStep
 
 layers = keras.layers
 
@@ -38,7 +25,7 @@ layers = keras.layers
 class Placed:
     """A step, the numbers of the maps that it takes, and of the one that it gives."""
 
-    step: Any
+    step: Step
     takes: list[int]
     gives: int
 
@@ -90,8 +77,7 @@ class _Plan:
                     maps.pop(number, None)
             maps[placed.gives] = answer
         walk.update_moving_averages()
-        answer = maps[self.output]
-        return _as_keras(answer)
+        return _as_keras(maps[self.output])
 
     def backward(self, gradient: Any, tape: list[Any], images_wanted: bool) -> Gradients:
         """Walk backwards, giving memory back on the way; the images' gradient is map 0's.
@@ -146,9 +132,9 @@ def _read(network: Any) -> tuple[list[Placed], int]:
     """Read a network's graph into steps; returns them and the number of the map that is the answer."""
     nodes = [node for depth in sorted(network._nodes_by_depth, reverse=True) for node in network._nodes_by_depth[depth]]
     nodes = [node for node in nodes if not node.is_input]
-    uses = Counter(id(tensor) for node in nodes for tensor in node.input_tensors)
-    uses.update(id(tensor) for tensor in network.outputs)
-    users = {id(tensor): node for node in nodes for tensor in node.input_tensors if uses[id(tensor)] == 1}
+    uses = Counter(id(symbol) for node in nodes for symbol in node.input_tensors)
+    uses.update(id(symbol) for symbol in network.outputs)
+    users = {id(symbol): node for node in nodes for symbol in node.input_tensors if uses[id(symbol)] == 1}
     numbers = {id(network.inputs[0]): 0}
     placed: list[Placed] = []
     done: set[int] = set()
@@ -158,14 +144,14 @@ def _read(network: Any) -> tuple[list[Placed], int]:
         if id(node) in done:
             continue
         chain = _chain(node, users)
-        takes = [id(tensor) for tensor in chain[0].input_tensors]
-        takes += [id(t) for link in chain[1:] if _scale(link.operation) for t in link.input_tensors[:1]]
-        if any(tensor not in numbers for tensor in takes):  # a shortcut that is made later
+        takes = [id(symbol) for symbol in chain[0].input_tensors]
+        takes += [id(link.input_tensors[0]) for link in chain[1:] if _scale(link.operation)]
+        if any(symbol not in numbers for symbol in takes):  # a shortcut that is made later
             waiting.append(node)
             continue
         done.update(id(link) for link in chain)
         gives = numbers.setdefault(id(chain[-1].outputs[0]), len(numbers))
-        placed.append(Placed(_step(chain), [numbers[tensor] for tensor in takes], gives))
+        placed.append(Placed(_step(chain), [numbers[symbol] for symbol in takes], gives))
     return placed, numbers[id(network.outputs[0])]
 
 
@@ -192,7 +178,7 @@ def _chain(node: Any, users: dict[int, Any]) -> list[Any]:
     return chain
 
 
-def _step(chain: list[Any]) -> Any:
+def _step(chain: list[Any]) -> Step:
     """Make the step that does what a chain of nodes does."""
     layer = chain[0].operation
     kinds = {type(link.operation): link.operation for link in chain[1:]}
@@ -212,38 +198,21 @@ def _step(chain: list[Any]) -> Any:
     return _plain(chain[0])
 
 
-def _convolution_step(layer: Any, dtype: Any, norm: Any, scale: float, clamp: Clamp) -> Any:
+def _convolution_step(layer: Any, dtype: Any, norm: Any, scale: float, clamp: Clamp) -> Step:
     bias = layer.bias if layer.use_bias else None
     then = Normalization(norm, clamp) if norm else None
     if type(layer) is layers.SeparableConv2D:
         deep = Convolution(layer, layer.depthwise_kernel, None, depthwise=True)
         flat = Convolution(layer, layer.pointwise_kernel, bias, depthwise=False, window=False)
         before = ConvolutionStep(deep, dtype, norm=None, scale=1.0, clamp=Clamp(None))
-        return _Pair(before, ConvolutionStep(flat, dtype, norm=then, scale=scale, clamp=clamp))
+        return PairStep(before, ConvolutionStep(flat, dtype, norm=then, scale=scale, clamp=clamp))
     convolution = Convolution(layer, layer.kernel, bias, depthwise=type(layer) is layers.DepthwiseConv2D)
     return ConvolutionStep(convolution, dtype, norm=then, scale=scale, clamp=clamp)
-
-
-class _Pair:
-    """Two steps, one after the other, as one."""
-
-    def __init__(self, before: Any, after: Any) -> None:
-        self.before, self.after, self.variables = before, after, [*before.variables, *after.variables]
-
-    def forward(self, maps: list[Any], walk: Walk) -> tuple[Any, Any]:
-        between, kept_before = self.before.forward(maps[:1], walk)
-        answer, kept = self.after.forward([between, *maps[1:]], walk)
-        return answer, (kept_before, kept)
-
-    def backward(self, gradient: Any, owned: bool, kept: Any, numbers: list[int | None], gradients: Gradients) -> None:
-        self.after.backward(gradient, owned, kept[1], [-1, *numbers[1:]], gradients)
-        self.before.backward(*gradients.maps.pop(-1), kept[0], numbers[:1], gradients)
 
 
 def _plain(node: Any) -> PlainStep:
     """Run a layer as PyTorch has it where that is alike, else as Keras has it."""
     layer = node.operation
-    variables = list(getattr(layer, "weights", []))  # frozen ones too: they may learn later
     if _is_pooling(layer):
         return PlainStep(lambda maps, training: _pooled(layer, maps[0]), [])
     ceiling = _ceiling(layer)
@@ -253,7 +222,7 @@ def _plain(node: Any) -> PlainStep:
     if type(layer) is layers.ZeroPadding2D and layer.data_format == "channels_last":
         (top, bottom), (left, right) = layer.padding
         return PlainStep(lambda maps, training: functional.pad(maps[0], (left, right, top, bottom)), [])
-    keys = [id(tensor) for tensor in node.input_tensors]
+    keys = [id(symbol) for symbol in node.input_tensors]
     takes_training = getattr(layer, "_call_has_training_arg", False)
 
     def as_keras(maps: list[Any], training: bool) -> Any:
@@ -262,7 +231,7 @@ def _plain(node: Any) -> PlainStep:
         named = {**named, "training": training} if takes_training else named
         return _as_map(layer(*positional, **named))
 
-    return PlainStep(as_keras, variables)
+    return PlainStep(as_keras, list(getattr(layer, "weights", [])))  # frozen ones too: they may learn later
 
 
 def _pooled(layer: Any, images: Any) -> Any:
@@ -300,7 +269,7 @@ def _is_normalization(layer: Any) -> bool:
 
 def _is_sum(layer: Any) -> bool:
     alike = type(layer) is layers.Add and len(layer.output.shape) == 4
-    return alike and len({tuple(tensor.shape) for tensor in layer.input}) == 1
+    return alike and len({tuple(symbol.shape) for symbol in layer.input}) == 1
 
 
 def _is_pooling(layer: Any) -> bool:

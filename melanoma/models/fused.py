@@ -1,13 +1,11 @@
-"""The steps that a network on PyTorch is made of, each with its gradient, on maps that stay in channels-last memory.
+"""Convolution, batch normalisation and ReLU with their gradients, on maps that stay in channels-last memory.
 
 A map is what PyTorch calls (batch, channels, height, width), its memory in the order of Keras' (batch, height, width,
-channels): a view, never a copy. A step does at once what Keras does in several layers, such as convolution,
-batch normalisation and ReLU, and sums gradients where branches meet while a convolution writes them.
-It knows no graph: `channels_last` puts steps in order.
+channels): a view, never a copy. An operation does at once what Keras does in several layers, and sums gradients where
+branches meet while a convolution writes them. It knows no graph: `steps` makes steps of operations.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -203,7 +201,7 @@ class Convolution:
         scaled = (weight, bias) if scale == 1 else (weight * scale, None if bias is None else bias * scale)
         images, padding, added = self.padded(images)
         kept = (images, scaled[0], padding, added, scale)
-        if shortcut is not None and training and _has_onednn(images):
+        if shortcut is not None and training and has_onednn(images):
             return self._one_pass(images, *scaled, padding=padding, shortcut=shortcut, clamp=clamp), kept
         answer = torch.conv2d(images, weight, bias, self.strides, padding, self.dilation, self.groups)
         answer = answer if scale == 1 else answer.mul_(scale)
@@ -266,10 +264,11 @@ class Convolution:
         plain = self.groups == 1 and self.strides == (1, 1) and self.dilation == (1, 1)
         inside = all(pad < reach for pad, reach in zip(padding, self.size, strict=True))
         alike = gradient.dtype == onto.dtype and onto.is_contiguous(memory_format=torch.channels_last)
-        return bool(_has_onednn(gradient) and plain and inside and alike)
+        return bool(has_onednn(gradient) and plain and inside and alike)
 
 
-def _has_onednn(images: Tensor) -> bool:
+def has_onednn(images: Tensor) -> bool:
+    """Tell whether oneDNN's fused convolutions take these images."""
     fits = images.dtype == torch.float32 or (images.dtype == torch.bfloat16 and BFLOAT16_BY_ONEDNN)
     return POINTWISE is not None and images.device.type == "cpu" and fits
 
@@ -283,152 +282,3 @@ def same_padding(
         total = max((-(-length // stride) - 1) * stride + (reach - 1) * rate + 1 - length, 0)
         amounts = [total // 2, total - total // 2, *amounts]
     return tuple(amounts)
-
-
-class ConvolutionStep:
-    """A convolution with what follows it: batch normalisation, or a scaled sum with a shortcut; then ReLU."""
-
-    def __init__(
-        self, convolution: Convolution, dtype: Any, *, norm: Normalization | None, scale: float, clamp: Clamp
-    ) -> None:
-        self.convolution, self.dtype, self.norm, self.scale, self.clamp = convolution, dtype, norm, scale, clamp
-        self.variables = [*convolution.variables, *(norm.variables if norm else [])]
-
-    def forward(self, maps: list[Tensor], walk: Walk) -> tuple[Tensor, Any]:
-        """Take the images and perhaps a shortcut of the answer's shape."""
-        images, shortcut = maps[0].to(self.dtype), maps[1].to(self.dtype) if len(maps) > 1 else None
-        after: dict[str, Any] = {"scale": self.scale, "shortcut": shortcut, "clamp": self.clamp}
-        by_batch = self.norm is not None and walk.training and self.norm.layer.trainable
-        if not walk.differentiable and not by_batch and _has_onednn(images):
-            affine = self.norm.as_affine() if self.norm else None
-            return self.convolution.answer(images, self.dtype, affine=affine, **after), None
-        if self.norm is None:
-            answer, kept = self.convolution.forward(images, self.dtype, training=walk.training, **after)
-            return answer, (kept, answer)
-        bare: dict[str, Any] = {"scale": 1.0, "shortcut": None, "clamp": Clamp(None)}
-        answer, kept = self.convolution.forward(images, self.dtype, training=walk.training, **bare)
-        answer, kept_norm = self.norm.forward(answer, walk)
-        return answer, (kept, kept_norm)
-
-    def backward(
-        self, gradient: Tensor, owned: bool, kept: Any, numbers: list[int | None], gradients: Gradients
-    ) -> None:
-        """Add the gradients of every map that is wanted (numbers, None for one that is not) and of the weights."""
-        kept, kept_after = kept
-        if self.norm is not None:
-            gradient = self.norm.backward(gradient, owned, kept_after, gradients)
-        else:
-            gradient, owned = self.clamp.backward(gradient, kept_after, owned)
-        self.convolution.backward(gradient, kept, numbers[0], gradients)
-        if len(numbers) > 1 and numbers[1] is not None:
-            gradients.add(numbers[1], gradient, owned)
-
-
-class NormalizationStep:
-    """Batch normalisation by itself, with the ReLU that follows it."""
-
-    def __init__(self, norm: Normalization, dtype: Any) -> None:
-        self.norm, self.dtype, self.variables = norm, dtype, norm.variables
-
-    def forward(self, maps: list[Tensor], walk: Walk) -> tuple[Tensor, Any]:
-        """Normalise one map."""
-        return self.norm.forward(maps[0].to(self.dtype), walk)
-
-    def backward(
-        self, gradient: Tensor, owned: bool, kept: Any, numbers: list[int | None], gradients: Gradients
-    ) -> None:
-        """Add the map's gradient and the weights'."""
-        given = self.norm.backward(gradient, owned, kept, gradients)
-        if numbers[0] is not None:
-            gradients.add(numbers[0], given)
-
-
-class SumStep:
-    """Maps summed, with the ReLU that follows."""
-
-    variables: list[Any] = []  # noqa: RUF012  none
-
-    def __init__(self, dtype: Any, clamp: Clamp) -> None:
-        self.dtype, self.clamp = dtype, clamp
-
-    def forward(self, maps: list[Tensor], walk: Walk) -> tuple[Tensor, Any]:
-        """Sum two maps or more."""
-        answer = maps[0].to(self.dtype) + maps[1].to(self.dtype)
-        for other in maps[2:]:
-            answer.add_(other)
-        answer = self.clamp.forward_(answer)
-        return answer, answer
-
-    def backward(
-        self, gradient: Tensor, owned: bool, kept: Any, numbers: list[int | None], gradients: Gradients
-    ) -> None:
-        """Hand the gradient to every map."""
-        gradient, owned = self.clamp.backward(gradient, kept, owned)
-        wanted = [number for number in numbers if number is not None]
-        for number in wanted:
-            gradients.add(number, gradient, owned=owned and len(wanted) == 1)
-
-
-class JoinStep:
-    """Maps laid side by side along the channels."""
-
-    variables: list[Any] = []  # noqa: RUF012  none
-
-    def __init__(self, dtype: Any) -> None:
-        self.dtype = dtype
-
-    def forward(self, maps: list[Tensor], walk: Walk) -> tuple[Tensor, Any]:
-        """Join maps of the same batch, height and width."""
-        return torch.cat([values.to(self.dtype) for values in maps], 1), [values.shape[1] for values in maps]
-
-    def backward(
-        self, gradient: Tensor, owned: bool, kept: Any, numbers: list[int | None], gradients: Gradients
-    ) -> None:
-        """Hand each map its part."""
-        for number, part in zip(numbers, gradient.split(kept, 1), strict=True):
-            if number is not None:
-                gradients.add(number, part, owned=False)
-
-
-class PlainStep:
-    """Anything else, differentiated by PyTorch itself: a function of maps, and the Keras variables that it uses."""
-
-    def __init__(self, function: Callable[..., Tensor], variables: list[Any]) -> None:
-        self.function, self.variables = function, variables
-
-    def forward(self, maps: list[Tensor], walk: Walk) -> tuple[Tensor, Any]:
-        """Apply the function, noting what PyTorch needs to differentiate it."""
-        if not walk.differentiable:
-            return self.function(maps, walk.training), None
-        with torch.enable_grad():
-            given = [values.detach().requires_grad_(values.is_floating_point()) for values in maps]
-            answer = self.function(given, walk.training)
-        return answer.detach(), (given, answer)
-
-    def backward(
-        self, gradient: Tensor, owned: bool, kept: Any, numbers: list[int | None], gradients: Gradients
-    ) -> None:
-        """Let PyTorch find the gradients."""
-        given, answer = kept
-        wanted = [(number, values) for number, values in zip(numbers, given, strict=True) if number is not None]
-        weights = [variable for variable in self.variables if trains(variable)]
-        sources = [*(values for _, values in wanted), *(tensor(variable) for variable in weights)]
-        found = torch.autograd.grad(answer, sources, gradient.to(answer.dtype), allow_unused=True)
-        for (number, _), part in zip(wanted, found, strict=False):
-            if part is not None:
-                gradients.add(number, part, owned=False)
-        for variable, part in zip(weights, found[len(wanted) :], strict=True):
-            if part is not None:
-                gradients.add_weight(variable, part)
-
-
-def sampled(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Read images (batch, height, width, channels) at fractional places (batch, height x width), bilinearly.
-
-    rows, columns: float32, pixels; a place outside is mirrored at the edge pixel. Returns float32 of the images' shape.
-    """
-    batch, height, width, _ = images.shape
-    across, down = (2 * place / max(size - 1, 1) - 1 for place, size in ((columns, width), (rows, height)))
-    places = torch.stack([across, down], -1).reshape(batch, height, width, 2)
-    pixels = images.permute(0, 3, 1, 2).float().contiguous()  # the sampler is fast on planes alone
-    return functional.grid_sample(pixels, places, "bilinear", "reflection", align_corners=True).permute(0, 2, 3, 1)

@@ -36,7 +36,7 @@ class RandomView(keras.layers.Layer):  # type: ignore[misc]
         rows = signs[:, :1] * (cosine * down + sine * right) + (height - 1) / 2
         columns = signs[:, 1:] * (cosine * right - sine * down) + (width - 1) / 2
         if BACKEND == "torch":
-            from melanoma.models.fused import sampled
+            from melanoma.training.sampler import sampled
 
             return sampled(images, rows, columns)
         return _sample(images, _mirrored(rows, height), _mirrored(columns, width))

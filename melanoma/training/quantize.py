@@ -15,6 +15,7 @@ from melanoma.inference.engine import Choice, Engine, choose
 from melanoma.inference.predict import score
 
 CALIBRATION_IMAGES = 256
+MUCH_LOST = 0.005  # of AUC, from which on the user is warned
 # what stands between two convolutions stays in int8 too; the last layers, which cost nothing, stay in float32
 IN_INT8 = ["Conv", "Relu", "Clip", "Add", "Concat", "MaxPool", "AveragePool"]
 
@@ -67,6 +68,18 @@ def measured_loss(
         "auc_lost": None if before is None or after is None else before - after,
         "largest_difference": float(np.abs(exact - rounded).max(initial=0)),
     }
+
+
+def remarks_on(loss: dict[str, Any], fold: int) -> list[str]:
+    """Say what a fold's network loses by int8, as `measured_loss` found it."""
+    if loss["auc_lost"] is None:
+        return [f"int8, fold {fold}: what it loses cannot be told, as its held-out images are of one class"]
+    found = (
+        f"int8, fold {fold}: AUC {loss['auc_int8']:.4f} where float32 has {loss['auc_float32']:.4f}, on "
+        f"{loss['images']:,} held-out images; single probabilities differ by up to {loss['largest_difference']:.3f}"
+    )
+    much = f"this is much: keep evaluate.precision=auto unless speed is worth {loss['auc_lost']:.4f} of AUC"
+    return [found, much] if loss["auc_lost"] > MUCH_LOST else [found]
 
 
 class Calibration:
