@@ -11,9 +11,6 @@ if TYPE_CHECKING:
     from melanoma.data.records import read_dataset as read_dataset
     from melanoma.data.synthetic import make_dataset as make_dataset
     from melanoma.errors import MelanomaError as MelanomaError
-    from melanoma.evaluation.figures import display as display
-    from melanoma.evaluation.figures import display_one as display_one
-    from melanoma.evaluation.figures import plot as plot
     from melanoma.images.decode import decode as decode
     from melanoma.images.filters import eroded as eroded
     from melanoma.images.filters import no_noise as no_noise
@@ -23,21 +20,24 @@ if TYPE_CHECKING:
     from melanoma.models.losses import focal_loss as focal_loss
     from melanoma.pipeline import resume as resume
     from melanoma.pipeline import run as run
+    from melanoma.report.figures import display as display
+    from melanoma.report.figures import display_one as display_one
+    from melanoma.report.figures import plot as plot
     from melanoma.runs import open_run as open_run
 
 _PLACES = {
     "MelanomaError": "melanoma.errors",
     "build_classifier": "melanoma.models.classifier",
     "decode": "melanoma.images.decode",
-    "display": "melanoma.evaluation.figures",
-    "display_one": "melanoma.evaluation.figures",
+    "display": "melanoma.report.figures",
+    "display_one": "melanoma.report.figures",
     "eroded": "melanoma.images.filters",
     "focal_loss": "melanoma.models.losses",
     "load_settings": "melanoma.config",
     "make_dataset": "melanoma.data.synthetic",
     "no_noise": "melanoma.images.filters",
     "open_run": "melanoma.runs",
-    "plot": "melanoma.evaluation.figures",
+    "plot": "melanoma.report.figures",
     "preprocess": "melanoma.images.filters",
     "process": "melanoma.images.filters",
     "read_dataset": "melanoma.data.records",

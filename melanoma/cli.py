@@ -213,7 +213,7 @@ def _open(folder: Path) -> Any:
 
 
 def _print_result(opened: Any, as_json: bool) -> None:
-    from melanoma.evaluation.report import summary
+    from melanoma.report.page import summary
 
     figures = json_format.loads(opened.metrics.read_text())
     if as_json:

@@ -22,9 +22,8 @@ from melanoma.config import Settings, load_settings
 from melanoma.data.cache import Cache
 from melanoma.data.encode import Encoder, learn_encoder
 from melanoma.errors import MelanomaError, MissingExtraError
-from melanoma.evaluation import report
+from melanoma.evaluation import evidence
 from melanoma.evaluation.control import control_probabilities
-from melanoma.evaluation.figures import mistakes_figure, save
 from melanoma.evaluation.metrics import auc
 from melanoma.files import replacing, sha256, write_json
 from melanoma.inference.bundle import RESEARCH_ONLY, Bundle, read_bundle, write_bundle
@@ -33,6 +32,8 @@ from melanoma.inference.predict import score
 from melanoma.inference.submission import write_submission
 from melanoma.machine import cores, installed_version
 from melanoma.prepare import Prepared, prepare
+from melanoma.report import page
+from melanoma.report.figures import mistakes_figure, save
 from melanoma.runs import CACHE, Run, create_run, default_name, open_run
 from melanoma.training.progress import counting, say
 from melanoma.training.quantize import CALIBRATION_IMAGES, measured_loss, quantize_network, remarks_on
@@ -260,7 +261,7 @@ def evaluate(run: Run, settings: Settings, prepared: Prepared) -> None:
     # ---- the figures of metrics.json -----------------------------------------------------------------------------
     predictions = pd.read_csv(run.predictions, dtype={"image_name": str, "patient_id": str})
     predictions["control"] = known[predictions["image_name"]].to_numpy()
-    figures = report.evaluate(predictions, settings.evaluate, settings.seed)
+    figures = evidence.evaluate(predictions, settings.evaluate, settings.seed)
     extras = []
     if run.held_out_predictions.exists():
         everything = pd.read_csv(run.held_out_predictions, dtype={"image_name": str, "patient_id": str})
@@ -272,16 +273,16 @@ def evaluate(run: Run, settings: Settings, prepared: Prepared) -> None:
 
     # ---- the page ------------------------------------------------------------------------------------------------
     histories = {fold: run.history(fold) for fold in range(folds_of(prepared)) if run.history(fold).exists()}
-    exhibits = report.exhibits(predictions, used, histories, settings)
+    exhibits = page.exhibits(predictions, used, histories, settings)
     for exhibit in exhibits:
         save(exhibit.figure, run.figures / f"{exhibit.name}.png")
-    mistakes = report.worst_mistakes(predictions)
+    mistakes = evidence.worst_mistakes(predictions)
     pictures = [prepared.cache.images[row] for row in prepared.cache.rows_of(mistakes["image_name"])]
     save(mistakes_figure(pictures, mistakes), run.figures / "mistakes.png")
     made_with = json.loads(run.environment.read_text())
-    report.write_report(
+    page.write_report(
         run.report,
-        report.Report(
+        page.Report(
             name=run.name,
             metrics=figures,
             exhibits=exhibits,

@@ -14,9 +14,9 @@ from PIL import Image
 
 from melanoma.config import ImageSettings
 from melanoma.errors import DataError
-from melanoma.evaluation import figures
 from melanoma.evaluation.metrics import auc
 from melanoma.images.filters import prepare
+from melanoma.report import charts, figures
 
 TARGET = np.array([0, 0, 1, 0, 1, 1] * 20)
 PROBABILITY = np.clip(np.tile([0.1, 0.4, 0.35, 0.2, 0.7, 0.8], 20) + np.linspace(0, 0.1, 120), 0, 1)
@@ -95,19 +95,19 @@ def test_a_history_may_lack_values_but_not_everything(tmp_path: Path) -> None:
 
 
 def test_roc_curves_carry_their_auc_and_an_absent_class_is_not_applicable() -> None:
-    axes = figures.roc_figure({"network": (TARGET, PROBABILITY), "control": (TARGET * 0, PROBABILITY)}).axes[0]
+    axes = charts.roc_figure({"network": (TARGET, PROBABILITY), "control": (TARGET * 0, PROBABILITY)}).axes[0]
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert labels == [f"network: AUC {auc(TARGET, PROBABILITY):.3f}", "control: AUC n/a"]
 
 
 def test_calibration_and_scores_are_drawn_even_of_one_class_or_constant_scores() -> None:
     for target, probability in ((TARGET, PROBABILITY), (TARGET * 0, PROBABILITY), (TARGET, PROBABILITY * 0), ([], [])):
-        assert words(figures.calibration_figure({"network": (target, probability)}))
-        assert words(figures.score_figure(target, probability, 0.5))
+        assert words(charts.calibration_figure({"network": (target, probability)}))
+        assert words(charts.score_figure(target, probability, 0.5))
 
 
 def test_histograms_are_shares_of_their_class() -> None:
-    benign, melanoma = (bars for bars in figures.score_figure(TARGET, PROBABILITY).axes[0].patches)
+    benign, melanoma = (bars for bars in charts.score_figure(TARGET, PROBABILITY).axes[0].patches)
     for bars in (benign, melanoma):
         corners = np.unique(bars.get_xy(), axis=0)
         assert corners[:, 1].max() <= 100
@@ -116,7 +116,7 @@ def test_histograms_are_shares_of_their_class() -> None:
 def test_every_site_shows_its_numbers_and_blanks_are_not_recorded() -> None:
     site = pd.Series(["torso"] * 12 + ["head/neck"] * 3 + [None] * 2)
     table = pd.DataFrame({"site": site, "target": [1, 1] + [0] * 10 + [0, 0, 0] + [1, 0]})
-    axes = figures.site_figure(table).axes[0]
+    axes = charts.site_figure(table).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["not recorded", "head/neck", "torso"]
     numbers = [text.get_text() for text in axes.texts]
     assert numbers == ["1", "3", "10", "1  (50.0 %)", "0  (0.0 %)", "2  (16.7 %)"]
@@ -136,7 +136,7 @@ def test_mistakes_show_name_truth_and_score() -> None:
 
 def test_text_of_a_table_is_neither_formula_nor_markup() -> None:
     site = pd.Series(["$\\frac{", "<script>alert(1)</script>"])
-    drawn = words(figures.site_figure(pd.DataFrame({"site": site, "target": [0, 1]})))
+    drawn = words(charts.site_figure(pd.DataFrame({"site": site, "target": [0, 1]})))
     assert "<script" not in drawn
 
 
@@ -144,7 +144,7 @@ def test_a_figure_is_saved_by_its_suffix_and_is_the_same_file_when_drawn_again(t
     for name in ("roc.png", "roc.svg"):
         path, files = tmp_path / "new" / name, []
         for _ in range(2):
-            figures.save(figures.roc_figure({"network": (TARGET, PROBABILITY)}), path)
+            figures.save(charts.roc_figure({"network": (TARGET, PROBABILITY)}), path)
             files.append(path.read_bytes())
         assert files[0] == files[1]
     with Image.open(tmp_path / "new" / "roc.png") as picture:
@@ -168,5 +168,5 @@ def test_drawing_changes_no_setting_of_matplotlib_and_obeys_none() -> None:
 
 
 def test_figures_need_no_display_and_no_pyplot() -> None:
-    code = "import sys, melanoma.evaluation.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, melanoma.report.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from melanoma.config import EvaluateSettings, ImageSettings, Settings
-from melanoma.evaluation import metrics, report
+from melanoma.evaluation import evidence, metrics
+from melanoma.report import page as report
 
 SETTINGS = Settings(images=ImageSettings(size_px=64, filters=("no_noise",)))
 QUICK = EvaluateSettings(bootstrap_samples=200)
@@ -36,9 +37,9 @@ def predicted(rows: int = 200, folds: int = 2, skill: float = 2.0) -> pd.DataFra
 
 
 def content(predictions: pd.DataFrame, **changes: Any) -> report.Report:
-    found = report.evaluate(predictions, QUICK)
+    found = evidence.evaluate(predictions, QUICK)
     shown = report.exhibits(predictions, predictions, {0: HISTORY}, SETTINGS)
-    mistakes = report.worst_mistakes(predictions, 4)
+    mistakes = evidence.worst_mistakes(predictions, 4)
     pictures = [np.full((400, 300, 3), 120, np.uint8)] * len(mistakes)
     given: dict[str, Any] = {
         "name": "first run",
@@ -77,7 +78,7 @@ class Page(HTMLParser):
 
 def test_the_figures_are_those_of_the_metrics() -> None:
     predictions = predicted()
-    found = report.evaluate(predictions, QUICK, seed=3)
+    found = evidence.evaluate(predictions, QUICK, seed=3)
     target, probability = predictions["target"], predictions["probability"]
     interval = metrics.auc_interval(target, probability, predictions["patient_id"], samples=200, seed=3)
     assert interval is not None
@@ -105,7 +106,7 @@ def test_what_is_undefined_is_null_with_its_reason_and_the_page_is_still_written
         predictions["probability"] = 0.2 + 0.6 * predictions["target"]
     if kind == "constant":
         predictions["probability"] = 0.3
-    found = report.evaluate(predictions, QUICK)
+    found = evidence.evaluate(predictions, QUICK)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["auc"]["reason"] or found["control"]["auc"]["reason"]
     assert found["difference"]["reason"] or kind in ("perfect", "constant")
@@ -116,39 +117,39 @@ def test_what_is_undefined_is_null_with_its_reason_and_the_page_is_still_written
 
 def test_every_patient_once_is_judged_by_delong_and_one_fold_is_held_out() -> None:
     predictions = predicted(folds=1).assign(patient_id=range(200))
-    found = report.evaluate(predictions, QUICK)
+    found = evidence.evaluate(predictions, QUICK)
     assert found["auc"]["method"] == "DeLong"
     assert found["scope"] == "held out"
 
 
 def test_the_words_follow_the_interval_of_the_difference() -> None:
-    better, same = (report.evaluate(predicted(skill=skill), QUICK) for skill in (3.0, 0.5))
+    better, same = (evidence.evaluate(predicted(skill=skill), QUICK) for skill in (3.0, 0.5))
     assert "better than age, sex and site alone" in report.meaning(better)
     assert "not shown to rank these images better" in report.meaning(same)
-    worse = report.evaluate(predicted().rename(columns={"probability": "control", "control": "probability"}), QUICK)
+    worse = evidence.evaluate(predicted().rename(columns={"probability": "control", "control": "probability"}), QUICK)
     assert "worse than age, sex and site alone" in report.meaning(worse)
-    alone = report.evaluate(predicted().assign(control=np.nan), QUICK, control_features=["age"])
+    alone = evidence.evaluate(predicted().assign(control=np.nan), QUICK, control_features=["age"])
     assert report.meaning(alone) == "The network cannot be compared with age alone: the control could not be learned."
 
 
 def test_the_summary_is_three_lines_and_says_why_a_figure_is_missing() -> None:
-    found = report.evaluate(predicted(), QUICK)
+    found = evidence.evaluate(predicted(), QUICK)
     network, control, words = report.summary(found).splitlines()
     assert network.startswith(f"AUC {found['auc']['value']:.3f} (95 % interval ")
     assert network.endswith("bootstrap over patients), out of fold: 200 images, 50 melanomas")
     assert control.endswith("age, sex and site alone on the same folds")
     assert words == report.meaning(found)
-    none = report.summary(report.evaluate(predicted().assign(target=0), QUICK))
+    none = report.summary(evidence.evaluate(predicted().assign(target=0), QUICK))
     assert none.startswith("AUC n/a (no melanoma among 200 images), out of fold")
 
 
 def test_worst_mistakes_are_low_melanomas_and_high_benign_images() -> None:
     predictions = predicted()
-    worst = report.worst_mistakes(predictions, 6)
+    worst = evidence.worst_mistakes(predictions, 6)
     assert worst["target"].tolist() == [1, 1, 1, 0, 0, 0]
     assert worst["probability"][0] == predictions.loc[predictions["target"] == 1, "probability"].min()
     assert worst["probability"][3] == predictions.loc[predictions["target"] == 0, "probability"].max()
-    assert len(report.worst_mistakes(predictions[:2], 6)) == 2
+    assert len(evidence.worst_mistakes(predictions[:2], 6)) == 2
 
 
 def test_the_headline_has_network_control_intervals_and_the_warning(tmp_path: Path) -> None:

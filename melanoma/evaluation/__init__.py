@@ -1,1 +1,1 @@
-"""Arrays and pictures in, numbers and pages out: how good a network is, and what the table alone would reach."""
+"""Arrays in, numbers out: how good a network is, how far its probabilities hold, and what would do without it."""
