@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from melanoma.config import EvaluateSettings, ImageSettings, Settings
-from melanoma.evaluation import evidence, metrics
+from melanoma.evaluation import evidence, intervals, metrics
 from melanoma.report import page as report
 
 SETTINGS = Settings(images=ImageSettings(size_px=64, filters=("no_noise",)))
@@ -80,7 +80,7 @@ def test_the_figures_are_those_of_the_metrics() -> None:
     predictions = predicted()
     found = evidence.evaluate(predictions, QUICK, seed=3)
     target, probability = predictions["target"], predictions["probability"]
-    interval = metrics.auc_interval(target, probability, predictions["patient_id"], samples=200, seed=3)
+    interval = intervals.auc_interval(target, probability, predictions["patient_id"], samples=200, seed=3)
     assert interval is not None
     assert found["schema_version"] == 1
     assert (found["images"], found["patients"], found["melanomas"]) == (200, 100, 50)

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from melanoma.config import EvaluateSettings
-from melanoma.evaluation import calibration, metrics
-from melanoma.evaluation.metrics import Float64Array, Interval
+from melanoma.evaluation import calibration, intervals, metrics
+from melanoma.evaluation.intervals import Interval
+from melanoma.evaluation.metrics import Float64Array
 
 SCHEMA_VERSION = 1
 LEVEL = 0.95
@@ -68,7 +69,7 @@ def _ranking(target: Any, probability: Float64Array, patient: Any, draws: dict[s
         reason = f"the control could not be learned for {unknown:,} of {len(target):,} images"
         points = [{"sensitivity": wanted, "specificity": None, "threshold": None} for wanted in SENSITIVITIES]
         return {"auc": _figure(None, None, reason), "average_precision": None, "at_sensitivity": points}
-    interval = metrics.auc_interval(target, probability, patient, **draws)
+    interval = intervals.auc_interval(target, probability, patient, **draws)
     return {
         "auc": _figure(metrics.auc(target, probability), interval, _absent(target)),
         "average_precision": metrics.average_precision(target, probability),
@@ -89,7 +90,7 @@ def _difference(target: Any, ours: Float64Array, control: Float64Array, patient:
     first, second = metrics.auc(target, ours), metrics.auc(target, control)
     if first is None or second is None:
         return _figure(None, None, _absent(target))
-    interval = metrics.auc_difference_interval(target, ours, control, patient, **draws)
+    interval = intervals.auc_difference_interval(target, ours, control, patient, **draws)
     return _figure(first - second, interval, "")
 
 

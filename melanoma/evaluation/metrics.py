@@ -1,27 +1,14 @@
 """How well probabilities separate melanomas from benign images: arrays in, numbers out.
 
-It draws nothing and knows no table, file or network. What cannot be computed, as a class is absent, is None.
+It draws nothing and knows no table, file or network; intervals are in intervals.py. What cannot be computed, as a class
+is absent, is None.
 Everywhere here `target` is int or bool (rows,), 1 a melanoma; `probability` is float (rows,), higher is more suspect.
 """
 
-from dataclasses import dataclass
-from statistics import NormalDist
-
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 Float64Array = NDArray[np.float64]
-RESAMPLES_AT_ONCE = 64  # 64 x 33,000 counts of 8 bytes are 17 MB
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A confidence interval and how it was found: `DeLong`, `bootstrap over patients` or `bootstrap over images`."""
-
-    low: float
-    high: float
-    method: str
 
 
 def auc(target: ArrayLike, probability: ArrayLike) -> float | None:
@@ -33,7 +20,7 @@ def auc(target: ArrayLike, probability: ArrayLike) -> float | None:
     melanoma, benign = _by_class(target, probability)
     if not melanoma.size or not benign.size:
         return None
-    return float(_placements(melanoma, benign).mean())
+    return float(placements(melanoma, benign).mean())
 
 
 def roc_curve(target: ArrayLike, probability: ArrayLike) -> tuple[Float64Array, Float64Array, Float64Array]:
@@ -61,59 +48,24 @@ def average_precision(target: ArrayLike, probability: ArrayLike) -> float | None
     return float(np.sum(gained * hits / (hits + false_alarms)))
 
 
-def delong_variance(target: ArrayLike, probability: ArrayLike) -> float | None:
-    """Return the variance of the AUC for independent images; None below two images of a class.
+def partial_auc(target: ArrayLike, probability: ArrayLike, minimum_sensitivity: float = 0.8) -> float | None:
+    """Return the area under the ROC curve and above this sensitivity; None where a class is absent.
 
-    Sorting replaces the comparison of all pairs. Raises ValueError as `auc` does.
-    Source: DeLong 1988, doi:10.2307/2531595; Sun and Xu 2014, doi:10.1109/LSP.2014.2337313.
+    From 0 to 1 - `minimum_sensitivity`, and not rescaled, as in ISIC 2024: (1 - minimum_sensitivity)^2 / 2 is a coin.
+    Raises ValueError as `auc` does, and for a sensitivity outside [0, 1).
+    Source: Kurtansky et al. 2024, doi:10.1038/s41597-024-03743-w; on partial areas McClish 1989,
+    doi:10.1177/0272989X8900900307.
     """
-    melanoma, benign = _by_class(target, probability)
-    if melanoma.size < 2 or benign.size < 2:
+    if not 0 <= minimum_sensitivity < 1:
+        raise ValueError(f"the lowest sensitivity is at least 0 and below 1, not {minimum_sensitivity}")
+    if auc(target, probability) is None:
         return None
-    of_melanomas = _placements(melanoma, benign)
-    of_benign = _placements(-benign, -melanoma)
-    return float(of_melanomas.var(ddof=1) / melanoma.size + of_benign.var(ddof=1) / benign.size)
-
-
-def auc_interval(
-    target: ArrayLike,
-    probability: ArrayLike,
-    patient: ArrayLike | None = None,
-    *,
-    samples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Interval | None:
-    """Return an interval of the AUC: DeLong for independent images, a bootstrap over patients where patients repeat.
-
-    `patient` is (rows,) of any kind of name; None takes every image for a patient of its own.
-    None where a class has fewer than two patients, and where the data show no spread at all (AUC exactly 0 or 1).
-    Raises ValueError as `auc` does.
-    """
-    if patient is None or pd.Index(np.asarray(patient)).is_unique:
-        return _delong_interval(target, probability, level)
-    drawn = _bootstrap(target, [probability], patient, samples, seed)
-    return None if drawn is None else _percentiles(drawn[:, 0], level, "bootstrap over patients")
-
-
-def auc_difference_interval(
-    target: ArrayLike,
-    probability: ArrayLike,
-    other: ArrayLike,
-    patient: ArrayLike | None = None,
-    *,
-    samples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Interval | None:
-    """Return an interval of AUC(probability) - AUC(other) on the same images: both are recomputed on each resample.
-
-    `other` is float (rows,). `patient`, None and ValueError are as in `auc_interval`.
-    """
-    rows = np.arange(np.size(np.asarray(target))) if patient is None else patient
-    drawn = _bootstrap(target, [probability, other], rows, samples, seed)
-    method = "bootstrap over " + ("images" if patient is None else "patients")
-    return None if drawn is None else _percentiles(drawn[:, 0] - drawn[:, 1], level, method)
+    across, upwards, _ = roc_curve(target, probability)
+    # Above the line the curve is followed from where it crosses it.
+    begin = float(np.interp(minimum_sensitivity, upwards, across))
+    inside = upwards > minimum_sensitivity
+    across, upwards = np.append(begin, across[inside]), np.append(minimum_sensitivity, upwards[inside])
+    return float(np.trapezoid(upwards - minimum_sensitivity, across))
 
 
 def at_threshold(target: ArrayLike, probability: ArrayLike, threshold: float) -> dict[str, float | int | None]:
@@ -161,6 +113,69 @@ def specificity_at_sensitivity(target: ArrayLike, probability: ArrayLike, sensit
     return None if threshold is None else at_threshold(target, probability, threshold)["specificity"]
 
 
+def sensitivity_at_specificity(target: ArrayLike, probability: ArrayLike, specificity: float) -> float | None:
+    """Return the best sensitivity among thresholds with at least this specificity; None where a class is absent.
+
+    `specificity` is in [0, 1]. Raises ValueError as `auc` does.
+    """
+    if not 0 <= specificity <= 1:
+        raise ValueError(f"specificity is from 0 to 1, not {specificity}")
+    melanoma, benign = _by_class(target, probability)
+    if not melanoma.size or not benign.size:
+        return None
+    allowed = int(np.floor((1 - specificity) * benign.size + 1e-9))  # false alarms
+    if allowed >= benign.size:
+        return 1.0
+    return float((melanoma > np.sort(benign)[benign.size - 1 - allowed]).mean())
+
+
+def predictive_values(
+    sensitivity: float | None, specificity: float | None, prevalence: float
+) -> dict[str, float | None]:
+    """Return what an answer is worth where `prevalence`, in (0, 1), of the lesions are melanomas.
+
+    ppv: the chance that a lesion called melanoma is one; npv: that one called benign is benign;
+    number_needed_to_biopsy: lesions called melanoma for each melanoma among them, 1 / ppv. None where nothing is called
+    so, or a rate is None. Raises ValueError for a prevalence outside (0, 1).
+    Source: Altman and Bland 1994, doi:10.1136/bmj.309.6947.102.
+    """
+    if not 0 < prevalence < 1:
+        raise ValueError(f"a prevalence is above 0 and below 1, not {prevalence}")
+    if sensitivity is None or specificity is None:
+        return {"ppv": None, "npv": None, "number_needed_to_biopsy": None}
+    hits, false_alarms = sensitivity * prevalence, (1 - specificity) * (1 - prevalence)
+    missed, cleared = (1 - sensitivity) * prevalence, specificity * (1 - prevalence)
+    return {
+        "ppv": hits / (hits + false_alarms) if hits + false_alarms else None,
+        "npv": cleared / (cleared + missed) if cleared + missed else None,
+        "number_needed_to_biopsy": (hits + false_alarms) / hits if hits else None,
+    }
+
+
+def retrieval_sensitivity(
+    target: ArrayLike, probability: ArrayLike, patient: ArrayLike, count: int = 15
+) -> float | None:
+    """Return the share of melanomas among the `count` most suspect images of their own patient; None without one.
+
+    `patient` is (rows,) of any kind of name that can be sorted. Of images with equal scores at the edge each has its
+    chance. The top-15 retrieval sensitivity of ISIC 2024 (Kurtansky et al. 2024, doi:10.1038/s41597-024-03743-w).
+    Raises ValueError as `auc` does, and where the lengths differ.
+    """
+    truth, scores = checked(target, probability)
+    _, person = np.unique(np.asarray(patient), return_inverse=True)
+    if person.shape != truth.shape:
+        raise ValueError(f"patient {person.shape} and target {truth.shape} are not one value an image")
+    if not truth.any():
+        return None
+    _, level = np.unique(scores, return_inverse=True)
+    key = person * (level.max() + 1) - level  # ascending: patient by patient, the most suspect first
+    ordered = np.sort(key)
+    begin = np.searchsorted(ordered, person[truth] * (level.max() + 1) - level.max())
+    lower, upto = (np.searchsorted(ordered, key[truth], side) for side in ("left", "right"))
+    above, tied = lower - begin, upto - lower
+    return float(np.clip((count - above) / tied, 0, 1).mean())
+
+
 def checked(target: ArrayLike, probability: ArrayLike) -> tuple[NDArray[np.bool_], Float64Array]:
     """Return `target` as bool (rows,) and `probability` as float64 (rows,).
 
@@ -181,7 +196,7 @@ def _by_class(target: ArrayLike, probability: ArrayLike) -> tuple[Float64Array, 
     return scores[truth], scores[~truth]
 
 
-def _placements(above: Float64Array, below: Float64Array) -> Float64Array:
+def placements(above: Float64Array, below: Float64Array) -> Float64Array:
     """Return for each of `above` the share of `below` that is lower, ties counted half."""
     ordered = np.sort(below)
     lower, upto = (np.searchsorted(ordered, above, side) for side in ("left", "right"))
@@ -198,55 +213,3 @@ def _counts_by_threshold(
     ends = np.flatnonzero(np.append(np.diff(scores) != 0, scores.size > 0))
     hits = np.cumsum(truth, dtype=np.int64)[ends]
     return hits, ends + 1 - hits, scores[ends]
-
-
-def _delong_interval(target: ArrayLike, probability: ArrayLike, level: float) -> Interval | None:
-    value, variance = auc(target, probability), delong_variance(target, probability)
-    if value is None or not variance:
-        return None
-    reach = NormalDist().inv_cdf((1 + level) / 2) * variance**0.5
-    return Interval(max(0.0, value - reach), min(1.0, value + reach), "DeLong")
-
-
-def _percentiles(drawn: Float64Array, level: float, method: str) -> Interval | None:
-    low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high), method) if low < high else None
-
-
-def _bootstrap(
-    target: ArrayLike, scores: list[ArrayLike], patient: ArrayLike, samples: int, seed: int
-) -> Float64Array | None:
-    """Return the AUC of each score on each resample of whole patients, float64 (samples, scores).
-
-    A resample without one of the classes is NaN. None where a class has fewer than two patients.
-    A patient drawn k times is a weight of k on each of its rows, so rows are sorted once and not once a resample.
-    """
-    truth, _ = checked(target, scores[0])
-    person, names = pd.factorize(np.asarray(patient), use_na_sentinel=False)
-    if min(np.unique(person[truth]).size, np.unique(person[~truth]).size) < 2:
-        return None
-    random = np.random.default_rng(seed)
-    parts = []
-    for start in range(0, samples, RESAMPLES_AT_ONCE):
-        size = (min(RESAMPLES_AT_ONCE, samples - start), len(names))
-        drawn = random.integers(len(names), size=size) + np.arange(size[0])[:, None] * len(names)
-        counts = np.bincount(drawn.ravel(), minlength=size[0] * len(names)).reshape(size)
-        parts.append(np.stack([_weighted_auc(truth, checked(target, one)[1], person, counts) for one in scores], 1))
-    return np.concatenate(parts)
-
-
-def _weighted_auc(
-    truth: NDArray[np.bool_], scores: Float64Array, person: NDArray[np.intp], counts: NDArray[np.int64]
-) -> Float64Array:
-    """Return the AUC for each row of `counts` (samples, patients), how often each patient was drawn."""
-    order = np.argsort(scores[~truth], kind="stable")
-    ordered = scores[~truth][order]
-    benign = np.zeros((len(counts), ordered.size + 1), np.int64)
-    np.cumsum(counts[:, person[~truth][order]], axis=1, out=benign[:, 1:])
-    melanoma = counts[:, person[truth]]
-    lower, upto = (benign[:, np.searchsorted(ordered, scores[truth], side)] for side in ("left", "right"))
-    pairs = melanoma.sum(1) * benign[:, -1]
-    won = (melanoma * (lower + upto)).sum(1) / 2
-    areas = np.full(len(counts), np.nan)
-    areas[pairs > 0] = won[pairs > 0] / pairs[pairs > 0]
-    return areas
