@@ -1,62 +1,107 @@
-"""Charts of results: ROC, calibration, scores, sites. Arrays in, a matplotlib figure in the house style out.
+"""Charts of scores against the truth: ROC, precision and recall, calibration, classes, sites.
 
-It computes no result of its own and writes nothing.
+Arrays in, a matplotlib figure in the house style out. It computes no result of its own and writes nothing. What using a
+network would mean is in use_charts.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import ArrayLike
 
 from melanoma.evaluation.calibration import reliability
-from melanoma.evaluation.metrics import Float64Array, auc, checked, roc_curve
-from melanoma.report.figures import COLOURS, Picture, styled
+from melanoma.evaluation.metrics import Float64Array, auc, average_precision, checked, roc_curve
+from melanoma.report.figures import COLOURS, STYLE, Picture, styled
 
 Curves = Mapping[str, tuple[ArrayLike, ArrayLike]]  # name: target and probability, (rows,) each
 SERIES = [("blue", "-"), ("orange", "--"), ("green", "-."), ("purple", ":")]
+MARKS = "osD^vPX*"  # single points
+DOTS = (0, (1, 2))
+NONE: Mapping[str, Sequence[ArrayLike]] = MappingProxyType({})
 BENIGN, MELANOMA = COLOURS["sky"], COLOURS["red"]
 
 
 @styled
-def roc_figure(curves: Curves) -> Figure:
+def roc_figure(curves: Curves, points: Sequence[tuple[str, float, float]] = ()) -> Figure:
     """Draw the ROC curve of each {name: (target, probability)}, its AUC in the legend; n/a where a class is absent.
 
+    points: (name, sensitivity, specificity) of others, such as published readers; marked, and listed below the axes.
     Raises ValueError as `metrics.auc` does.
     """
     figure, axes = _square("1 - specificity", "sensitivity")
-    for (name, (target, probability)), (colour, line) in zip(curves.items(), _looks(curves), strict=True):
+    _coin(axes)
+    for name, target, probability, look in _each(curves):
         area = auc(target, probability)
         nothing = np.empty(0)
         across, upwards = (nothing, nothing) if area is None else roc_curve(target, probability)[:2]
-        shown = "n/a" if area is None else f"{area:.3f}"
-        axes.plot(across, upwards, line, color=colour, label=f"{name}: AUC {shown}")
+        axes.plot(across, upwards, **look, label=f"{shortened(name, 2.1)}: AUC {_in_words(area)}")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), title="ROC curve")
     axes.legend(loc="lower right")
+    if points:
+        _legend_below(figure, _draw_points(axes, points), "sensitivity / specificity of others")
     return figure
 
 
 @styled
-def calibration_figure(curves: Curves, bins: int = 15) -> Figure:
+def precision_recall_figure(curves: Curves) -> Figure:
+    """Draw the share of melanomas among the lesions called so at each sensitivity, for each {name: (target, score)}.
+
+    The base line is the share of melanomas among all: what a coin reaches. Raises ValueError as `metrics.auc` does.
+    """
+    figure, axes = _square("sensitivity", "melanomas among the lesions called so")
+    shares = []
+    for name, target, probability, look in _each(curves):
+        area, across, upwards = None, np.empty(0), np.empty(0)
+        if auc(target, probability) is not None:
+            area, share = average_precision(target, probability), float(np.mean(np.asarray(target)))
+            across, upwards = _precision_steps(target, probability)
+            shares.append(share)
+        label = f"{shortened(name, 2.2)}: average precision {_in_words(area)}"
+        axes.plot(across, upwards, **look, drawstyle="steps-pre", label=label)
+    for share in dict.fromkeys(shares):
+        axes.axhline(share, color=COLOURS["muted"], linewidth=1, linestyle=DOTS, label=f"a coin: {100 * share:.1f} %")
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), title="Precision and recall")
+    _legend_below(figure, axes.get_legend_handles_labels()[0])
+    return figure
+
+
+@styled
+def calibration_figure(curves: Curves, bins: int = 15, smoothed: Mapping[str, Sequence[ArrayLike]] = NONE) -> Figure:
     """Draw the share of melanomas against the probability, in equal-mass bins with 95 % Wilson bars, for each curve.
 
+    smoothed: for some of the names the smoothed share, as (probability, share, low, high), each float (points,) in
+    [0, 1]; it is then the line, with its band, and the bins are points. Below the axes: where the probabilities lie.
     Raises ValueError as `calibration.brier` does.
     """
     figure, axes = _square("probability that was given", "share of melanomas that was found")
+    _coin(axes)
     highest = 0.0
-    for (name, (target, probability)), (colour, line) in zip(curves.items(), _looks(curves), strict=True):
+    for (name, target, probability, look), mark in zip(_each(curves), MARKS * len(curves), strict=False):
         found = reliability(target, probability, bins)
-        reach = [found.melanomas - found.low, found.high - found.melanomas]
-        axes.errorbar(found.probability, found.melanomas, np.maximum(reach, 0), color=colour, elinewidth=1, fmt="none")
-        axes.plot(found.probability, found.melanomas, line, color=colour, marker="o", markersize=4.5, label=name)
+        reach = np.maximum([found.melanomas - found.low, found.high - found.melanomas], 0)
+        dots: dict[str, Any] = {"color": look["color"], "elinewidth": 1, "fmt": mark, "markersize": 4.5}
+        axes.errorbar(found.probability, found.melanomas, reach, **dots)
+        across, upwards, low, high = map(np.asarray, smoothed.get(name, (found.probability, found.melanomas, [], [])))
+        if low.size:
+            axes.fill_between(across, low, high, color=look["color"], alpha=0.15, linewidth=0)
+        named: dict[str, Any] = {"marker": mark, "markevery": [], "markersize": 4.5, "label": shortened(name, 3)}
+        axes.plot(across, upwards, **look, **named)  # the mark is for the legend; the bins have their own
         highest = max([highest, *found.probability, *found.high])
     end = min(1.0, highest * 1.05) or 1.0
     axes.set(xlim=(-0.02 * end, end), ylim=(-0.02 * end, end), title="Calibration")
     axes.legend(loc="upper left")
+    figure.set_figheight(5.8)  # what is below the axes must not make the square smaller: the layout errs there
+    _draw_spread(axes, curves, end)
     return figure
 
 
@@ -113,16 +158,86 @@ def site_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def shortened(text: object, inches: float, points: float = 9.5) -> str:
+    """Return the text in one line, cut to this width in letters of this size; what does not print is left out."""
+    line = "".join(letter for letter in " ".join(str(text)[:200].split()) if letter.isprintable())
+    font = FontProperties(family=str(STYLE["font.family"]), size=points)
+    for letters in range(len(line), 0, -1):
+        shown = line if letters == len(line) else line[:letters].rstrip() + "…"
+        if text_to_path.get_text_width_height_descent(shown, font, ismath=False)[0] <= 72 * inches:
+            return shown
+    return ""
+
+
 def _square(across: str, upwards: str) -> tuple[Figure, Axes]:
     figure = Picture(figsize=(4.8, 4.6))
     axes = figure.subplots()
     axes.set(aspect="equal", xlabel=across, ylabel=upwards)
-    axes.axline((0, 0), slope=1, color=COLOURS["muted"], linewidth=1, linestyle=(0, (1, 2)))
     return figure, axes
 
 
-def _looks(curves: Curves) -> list[tuple[str, str]]:
-    return [(COLOURS[colour], line) for colour, line in (SERIES * len(curves))[: len(curves)]]
+def _coin(axes: Axes) -> None:
+    axes.axline((0, 0), slope=1, color=COLOURS["muted"], linewidth=1, linestyle=DOTS)
+
+
+def _precision_steps(target: ArrayLike, probability: ArrayLike) -> tuple[Float64Array, Float64Array]:
+    """Return sensitivity and precision wherever a melanoma is found; the area under the steps is average precision."""
+    false_rate, sensitivity, _ = roc_curve(target, probability)
+    share = float(np.mean(np.asarray(target)))
+    found = np.flatnonzero(np.diff(sensitivity) > 0) + 1
+    hits, false_alarms = share * sensitivity[found], (1 - share) * false_rate[found]
+    precision = hits / (hits + false_alarms)
+    return np.append(0, sensitivity[found]), np.append(precision[0], precision)
+
+
+def _each(curves: Curves) -> list[tuple[str, ArrayLike, ArrayLike, dict[str, Any]]]:
+    """Return name, target, probability and the look of each curve."""
+    looks = (SERIES * len(curves))[: len(curves)]
+    return [
+        (name, target, probability, {"color": COLOURS[colour], "linestyle": line})
+        for (name, (target, probability)), (colour, line) in zip(curves.items(), looks, strict=True)
+    ]
+
+
+def _in_words(area: float | None) -> str:
+    return "n/a" if area is None else f"{area:.3f}"
+
+
+def _draw_points(axes: Axes, points: Sequence[tuple[str, float, float]]) -> list[Line2D]:
+    """Mark each (name, sensitivity, specificity) with a shape of its own; their words stand elsewhere."""
+    look: dict[str, Any] = {"markersize": 8, "color": COLOURS["ink"], "markeredgecolor": COLOURS["paper"], "zorder": 3}
+    drawn = []
+    for place, (name, sensitivity, specificity) in enumerate(points):
+        label = f"{shortened(name, 2.8)}: {sensitivity:.3f} / {specificity:.3f}"
+        mark = MARKS[place % len(MARKS)]
+        drawn += axes.plot(1 - specificity, sensitivity, mark, **look, clip_on=False, label=label)
+    return drawn
+
+
+def _legend_below(figure: Figure, handles: Sequence[Artist], title: str = "") -> None:
+    """List what is drawn below the axes, where it cannot lie upon a curve, and make the figure so much higher."""
+    lines = len(handles) + bool(title)
+    # Half an inch to spare: the layout errs where the height, not the width, decides how large square axes are.
+    figure.set_figheight(figure.get_figheight() + 0.5 + 0.21 * lines)
+    legend = figure.legend(handles=handles, loc="outside lower left", title=title or None, alignment="left")
+    legend.get_title().set_fontsize(9.5)
+
+
+def _draw_spread(axes: Axes, curves: Curves, end: float) -> None:
+    """Draw below the axes how many images have which probability, as outlines on a logarithmic scale."""
+    axes.tick_params(labelbottom=False)
+    below = axes.inset_axes((0, -0.2, 1, 0.16), sharex=axes)
+    below.set_yscale("log", nonpositive="clip")
+    most = 1
+    for _, _, probability, look in _each(curves):
+        counts, edges = np.histogram(np.asarray(probability, np.float64), 50, (0, end))
+        below.stairs(counts, edges, baseline=0.5, color=look["color"], linestyle=look["linestyle"], linewidth=1.2)
+        most = max(most, int(counts.max()))
+    below.set(ylim=(0.5, most * 2), ylabel="images", xlabel=axes.get_xlabel())
+    below.set_yticks([1, 10 ** int(np.log10(max(most, 10)))])
+    below.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    below.minorticks_off()
+    axes.set_xlabel("")
 
 
 def _logit(scores: Float64Array) -> Float64Array:
