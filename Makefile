@@ -43,6 +43,9 @@ bench:
 	$(BIN)/python benchmarks/prepare.py
 	$(BIN)/python benchmarks/prepare.py --images small
 	$(BIN)/python benchmarks/prepare.py --memory
+	@# needs the official SIIM-ISIC 2020 tables
+	test ! -d ../shared/data/siim2020 || $(BIN)/python benchmarks/evidence.py --data ../shared/data/siim2020 \
+	  --sizes ../shared/data/siim2020/train_image_sizes.csv
 	$(BIN)/python benchmarks/train.py --stacks ours pytorch keras-torch keras-tensorflow-float32 keras-tensorflow
 	$(BIN)/python benchmarks/alike.py
 	$(BIN)/python benchmarks/train.py --stacks ours pytorch --batch 32 --pairs 3

@@ -4,6 +4,7 @@ Heavy imports stand inside the commands, so that `--help` is quick.
 """
 
 import json as json_format
+import shlex
 import signal
 import sys
 from importlib.metadata import version
@@ -12,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from melanoma.errors import MelanomaError, UsageError
+from melanoma.errors import DataError, MelanomaError, UsageError
 
 EPILOGUE = "Research use only. Not a medical device. Not for diagnosis."
 INTERRUPTED = 130
@@ -31,6 +32,7 @@ app = App(
 
 Data = Annotated[Path, Parameter(help="Folder with train.csv, perhaps test.csv, and the images.")]
 RunFolder = Annotated[Path, Parameter(help="A run's folder, as printed when it began.")]
+Judged = Annotated[Path, Parameter(help="A run's folder, or a CSV with image_name, patient_id, target, probability.")]
 Recipe = Annotated[
     str | None, Parameter(help="A recipe's name, or a TOML file. Default: gpu where there is one, else cpu.")
 ]
@@ -75,6 +77,57 @@ def demo(*, overrides: Overrides = None, name: Name = None, runs: Runs = Path("r
     begun = _started(pipeline.start(data, "demo", overrides or (), name=name, runs=runs))
     pipeline.finish(begun)
     _print_result(begun, json)
+
+
+@app.command
+def check(
+    data: Data,
+    /,
+    *,
+    images: Annotated[
+        bool, Parameter(help="Also decode and compare the images; without them, the tables alone.")
+    ] = True,
+    sizes: Annotated[
+        Path | None,
+        Parameter(help="Without images: a CSV with image_name, width, height, in pixels, of the originals."),
+    ] = None,
+    folds: Annotated[
+        Path | None, Parameter(help="A CSV with image_name, fold that must keep each lesion whole.")
+    ] = None,
+    features: Annotated[
+        str, Parameter(help="Columns that somebody trains on, with commas between: is one of them the answer?")
+    ] = "",
+    submission: Annotated[Path | None, Parameter(help="A competition file to hold against the test table.")] = None,
+    recipe: Annotated[
+        str, Parameter(help="The recipe whose image settings are used: its runs reuse the cache.")
+    ] = "cpu",
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    json: Json = False,
+) -> None:
+    """Find what is wrong with a dataset: bad rows, missing images, duplicates, leaks, and shortcuts to the answer.
+
+    Errors end with exit code 1; remarks are what a run deals with by itself.
+    """
+    from melanoma.check import check_data, summary
+    from melanoma.config import load_settings
+    from melanoma.runs import CACHE
+    from melanoma.training.progress import counting
+
+    found = check_data(
+        data,
+        load_settings(recipe, overrides or ()),
+        runs / CACHE,
+        images=images,
+        sizes=sizes,
+        folds=folds,
+        features=[name for name in features.split(",") if name.strip()],
+        submission=submission,
+        counting=counting,
+    )
+    print(json_format.dumps(found.to_json(), indent=2, ensure_ascii=False) if json else summary(found))
+    if errors := len(found.of("error")):
+        raise DataError(f"{data} has {errors} error{'s' * (errors > 1)}; see above")
 
 
 @app.command
@@ -142,13 +195,35 @@ def export(run: RunFolder, /) -> None:
 
 
 @app.command
-def evaluate(run: RunFolder, /, *, json: Json = False) -> None:
-    """Score a trained run's held-out and test images again and write its figures and report."""
+def evaluate(
+    run: Annotated[Path, Parameter(help="A run's folder; or, with --data, a CSV of anybody's held-out predictions.")],
+    /,
+    *,
+    data: Annotated[
+        Path | None, Parameter(help="For a CSV: the dataset folder whose train.csv holds its images and the truth.")
+    ] = None,
+    sizes: Annotated[
+        Path | None, Parameter(help="For a CSV: image_name, width, height of the originals, pixels.")
+    ] = None,
+    out: Annotated[Path | None, Parameter(help="For a CSV: the folder of the report. Default: beside it.")] = None,
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Judge held-out predictions again: figures, report, model card. Of a run, or of anybody's CSV."""
+    if run.is_file():
+        _print_result(_judged_file(run, data, sizes, out, overrides or ()), json)
+        return
+    if data or sizes or out:
+        raise UsageError("--data, --sizes and --out go with a CSV of predictions, not with a run")
+    if other := [one for one in overrides or () if not one.startswith("evaluate.")]:
+        raise UsageError(
+            f"--set {other[0]}: a run that is trained can only be judged otherwise, by evaluate.* settings"
+        )
     from melanoma import pipeline
 
     opened = _open(run)
     with opened.held():
-        settings = opened.settings()
+        settings = opened.settings(overrides or ())
         prepared = pipeline.reopen(opened, settings)
         pipeline.export(opened, settings, prepared)
         pipeline.score_run(opened, settings, prepared)
@@ -157,11 +232,33 @@ def evaluate(run: RunFolder, /, *, json: Json = False) -> None:
 
 
 @app.command
-def submit(run: RunFolder, /) -> None:
-    """Check and write the competition's submission.csv from a run's test probabilities."""
+def compare(first: Judged, second: Judged, /, *, json: Json = False) -> None:
+    """Tell which of two runs ranks the same held-out images better, with paired intervals."""
+    from melanoma.compare import compare as compared
+    from melanoma.compare import summary
+
+    found = compared(first, second)
+    print(json_format.dumps(found, indent=2) if json else summary(found))
+
+
+@app.command
+def submit(
+    runs: Annotated[list[Path], Parameter(help="A run's folder; several are blended.")],
+    /,
+    *,
+    out: Annotated[Path, Parameter(help="With several runs: the file to write.")] = Path("submission.csv"),
+    json: Json = False,
+) -> None:
+    """Check and write the competition's submission.csv; of several runs, the blend that did best out of fold."""
+    if len(runs) > 1:
+        from melanoma.compare import blend_runs, blend_summary
+
+        found = blend_runs(runs, out)
+        print(json_format.dumps(found, indent=2) if json else blend_summary(found))
+        return
     from melanoma import pipeline
 
-    opened = _open(run)
+    opened = _open(runs[0])
     pipeline.submit(opened, pipeline.reopen(opened, opened.settings()))
     if opened.submission.exists():
         print(opened.submission)
@@ -210,6 +307,20 @@ def _open(folder: Path) -> Any:
     opened = open_run(folder)
     _resumable.append(folder)
     return opened
+
+
+def _judged_file(
+    path: Path, data: Path | None, sizes: Path | None, out: Path | None, overrides: list[str] | tuple[()]
+) -> Any:
+    from melanoma.config import load_settings
+    from melanoma.judge import judge_file
+
+    if data is None:
+        raise UsageError(f"{path} is a file: give --data, the dataset folder whose train.csv holds its images")
+    given = [str(path), "--data", str(data), *(["--sizes", str(sizes)] if sizes else [])]
+    command = shlex.join(["melanoma", "evaluate", *given, *(f"--set={one}" for one in overrides)])
+    folder = out or path.with_name(f"{path.stem}-report")
+    return judge_file(path, data, folder, load_settings("cpu", overrides), sizes=sizes, command=command)
 
 
 def _print_result(opened: Any, as_json: bool) -> None:

@@ -135,6 +135,16 @@ class EvaluateSettings(Section):
         "still, and what it loses on held-out images stands in the bundle's model.json",
     )
     views: Literal[1, 8] = Field(1, description="test-time augmentation: 8 averages over all quarter turns and mirrors")
+    calibration: Literal["auto", "temperature", "isotonic", "none"] = Field(
+        "auto", description="how probabilities are mended; auto: by what has the lowest log loss on other patients"
+    )
+    prevalence: float = Field(
+        0.0, ge=0, lt=1, description="share of melanomas where the answers will be used; 0: as in the data"
+    )
+    coverage: float = Field(
+        0.9, gt=0.5, lt=1, description="share of each class whose conformal answer must not exclude the truth"
+    )
+    context: bool = Field(False, description="also give scores relative to the same patient's other images")
     bootstrap_samples: int = Field(1000, ge=100, le=100_000, description="resamples of patients for intervals")
 
 
@@ -176,16 +186,16 @@ def load_settings(recipe: str | Path, overrides: Sequence[str] = ()) -> Settings
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not valid TOML: {error}") from error
-    for override in overrides:
-        _apply(values, override)
-    return settings_from(values)
+    return settings_from(values, overrides)
 
 
-def settings_from(values: dict[str, Any]) -> Settings:
-    """Check plain nested values and return the resolved configuration.
+def settings_from(values: dict[str, Any], overrides: Sequence[str] = ()) -> Settings:
+    """Check plain nested values, `section.key=value` put over them, and return the resolved configuration.
 
     Raises UsageError as `load_settings` does.
     """
+    for override in overrides:
+        _apply(values, override)
     try:
         return Settings.model_validate(values)
     except ValidationError as error:

@@ -3,6 +3,8 @@
 Any other exception that leaves the package is a bug, and keeps its traceback.
 """
 
+from collections.abc import Sequence
+
 
 class MelanomaError(Exception):
     """Something the user can mend: data, files or a run that failed."""
@@ -11,7 +13,14 @@ class MelanomaError(Exception):
 
 
 class DataError(MelanomaError):
-    """A table, an image or a fold file is not what it must be."""
+    """A table, an image or a fold file is not what it must be.
+
+    details: every row, name or pair that is meant, where the sentence names only the first few.
+    """
+
+    def __init__(self, message: str, details: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.details = list(details)
 
 
 class UsageError(MelanomaError):

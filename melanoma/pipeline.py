@@ -20,20 +20,16 @@ from numpy.typing import NDArray
 
 from melanoma.config import Settings, load_settings
 from melanoma.data.cache import Cache
-from melanoma.data.encode import Encoder, learn_encoder
+from melanoma.data.encode import Encoder
 from melanoma.errors import MelanomaError, MissingExtraError
-from melanoma.evaluation import evidence
-from melanoma.evaluation.control import control_probabilities
-from melanoma.evaluation.metrics import auc
-from melanoma.files import replacing, sha256, write_json
+from melanoma.files import sha256, write_json
 from melanoma.inference.bundle import RESEARCH_ONLY, Bundle, read_bundle, write_bundle
 from melanoma.inference.engine import Engine, choose
 from melanoma.inference.predict import score
 from melanoma.inference.submission import write_submission
+from melanoma.judge import judge_run, write_table
 from melanoma.machine import cores, installed_version
 from melanoma.prepare import Prepared, prepare
-from melanoma.report import page
-from melanoma.report.figures import mistakes_figure, save
 from melanoma.runs import CACHE, Run, create_run, default_name, open_run
 from melanoma.training.progress import counting, say
 from melanoma.training.quantize import CALIBRATION_IMAGES, measured_loss, quantize_network, remarks_on
@@ -246,57 +242,8 @@ def score_run(run: Run, settings: Settings, prepared: Prepared) -> None:
 
 
 def evaluate(run: Run, settings: Settings, prepared: Prepared) -> None:
-    """Write metrics.json, the figures and the report from the run's predictions."""
-    # ---- the control: what the table alone predicts on the same folds --------------------------------------------
-    table = prepared.table.assign(fold=prepared.fold)
-    used = table[prepared.kept]
-    target, in_fold = used["target"].to_numpy(), used["fold"].to_numpy()
-    control = np.full(len(used), np.nan)
-    for fold in range(folds_of(prepared)):
-        features = learn_encoder(used[in_fold != fold]).features(used)
-        held_out = in_fold == fold
-        control[held_out] = control_probabilities(features, target, np.where(held_out, 0, -1), settings.seed)[held_out]
-    known = pd.Series(control, index=used["image_name"])
-
-    # ---- the figures of metrics.json -----------------------------------------------------------------------------
-    predictions = pd.read_csv(run.predictions, dtype={"image_name": str, "patient_id": str})
-    predictions["control"] = known[predictions["image_name"]].to_numpy()
-    figures = evidence.evaluate(predictions, settings.evaluate, settings.seed)
-    extras = []
-    if run.held_out_predictions.exists():
-        everything = pd.read_csv(run.held_out_predictions, dtype={"image_name": str, "patient_id": str})
-        area = auc(everything["target"], everything["probability"])
-        figures["all_rows_of_held_out_patients"] = {"images": len(everything), "auc": area}
-        shown = "n/a (one class only)" if area is None else f"AUC {area:.3f}"
-        extras.append((f"All {len(everything):,} images of the held-out patients, without balance", shown))
-    write_json(run.metrics, figures)
-
-    # ---- the page ------------------------------------------------------------------------------------------------
-    histories = {fold: run.history(fold) for fold in range(folds_of(prepared)) if run.history(fold).exists()}
-    exhibits = page.exhibits(predictions, used, histories, settings)
-    for exhibit in exhibits:
-        save(exhibit.figure, run.figures / f"{exhibit.name}.png")
-    mistakes = evidence.worst_mistakes(predictions)
-    pictures = [prepared.cache.images[row] for row in prepared.cache.rows_of(mistakes["image_name"])]
-    save(mistakes_figure(pictures, mistakes), run.figures / "mistakes.png")
-    made_with = json.loads(run.environment.read_text())
-    page.write_report(
-        run.report,
-        page.Report(
-            name=run.name,
-            metrics=figures,
-            exhibits=exhibits,
-            mistakes=mistakes,
-            mistake_images=pictures,
-            settings=settings,
-            command=made_with["command"],
-            extras=extras,
-            remarks=prepared.remarks,
-            hashes=prepared.hashes,
-            environment={name: str(fact) for name, fact in made_with.items() if name not in ("command", "versions")}
-            | made_with["versions"],
-        ),
-    )
+    """Write what a sceptic asks for: calibrated answers, metrics.json, figures, report, model card."""
+    judge_run(run, settings, prepared)
 
 
 def submit(run: Run, prepared: Prepared) -> None:
@@ -329,12 +276,6 @@ def environment(settings: Settings) -> dict[str, Any]:
 def note(remark: str) -> None:
     """Say something that the user should know."""
     say(f"note: {remark}")
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a CSV whole or not at all; floats keep what tells them apart."""
-    with replacing(path) as aside:
-        table.to_csv(aside, index=False, float_format="%.9g")
 
 
 def folds_of(prepared: Prepared) -> int:

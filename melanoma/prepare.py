@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from melanoma.config import ImageSettings, Settings
 from melanoma.data.balance import equalise_sites, site_weights
 from melanoma.data.cache import Cache, prepare_cache
-from melanoma.data.duplicates import dropped, groups_of, near_duplicates, same_bytes
+from melanoma.data.duplicates import Pair, dropped, groups_of, near_duplicates, same_bytes
 from melanoma.data.folds import make_folds, random_split_leak, read_folds, write_folds
 from melanoma.data.records import Dataset, read_dataset, take
 from melanoma.data.sources import find_images
@@ -95,21 +95,14 @@ def prepare(
     # ---- what must stay together, and what is there twice --------------------------------------------------------
     hashes |= {"cache": cache.key} | ({"test cache": test_cache.key} if test_cache else {})
     _refuse_changes(hashes, known or {})
-    content = pd.Series(cache.index["sha256"].to_numpy(), index=table["image_name"])
-    here = set(table["image_name"])
-    official = [pair for pair in dataset.duplicate_pairs if here.issuperset(pair)]
-    exact = [*official, *same_bytes(content)]
-    with counting("looking for near duplicates", "images") as show:
-        near = near_duplicates(list(table["image_name"]), cache.thumbnails)
-        show(len(table), len(table))
-    group = groups_of(table, [*exact, *near])
+    twins = find_twins(table, dataset, cache, test_cache, counting)
+    group = groups_of(table, [*twins.exact, *twins.near])
     kept = np.ones(len(table), bool)
-    twice = dropped(table, exact)
+    twice = dropped(table, twins.exact)
     if settings.data.duplicates == "drop" and twice.any():
         kept &= ~twice
         remarks.append(f"{twice.sum():,} duplicates are left out; the first of each set is kept")
-    remarks += _near_remarks(table, near)
-    remarks += _seen_in_test(table, content, dataset.test, test_cache)
+    remarks += twin_remarks(table, twins) + [text for text, _ in shared_with_test(table, dataset.test, twins)]
 
     # ---- balance and folds ---------------------------------------------------------------------------------------
     if settings.balance.method == "rows_before_folds":
@@ -121,7 +114,7 @@ def prepare(
             f"a random split by image would have put {leak:.0%} of the validation images beside training images of the "
             "same patient; this split puts none"
         )
-    together = groups_of(table, exact)  # what a given file is held to: near duplicates are a judgement
+    together = groups_of(table, twins.exact)  # what a given file is held to: near duplicates are a judgement
     fold, notes = _folds(table, kept, settings, folds_file, group=group, together=together)
     hashes["folds.csv"] = sha256(folds_file)
     _refuse_changes(hashes, known or {})
@@ -148,6 +141,88 @@ def prepare_images(
     train_cache, test_cache = caches
     assert train_cache is not None
     return train_cache, test_cache
+
+
+@dataclass(frozen=True)
+class Twins:
+    """Pairs of image names that are one picture.
+
+    exact: both in the training table, by the official list or the same bytes. near: both in the training table, by
+    their looks, exact ones not repeated. test_exact, test_near: a training image, then an image of the test table.
+    """
+
+    exact: list[Pair]
+    near: list[Pair]
+    test_exact: list[Pair]
+    test_near: list[Pair]
+
+
+def find_twins(
+    table: pd.DataFrame, dataset: Dataset, cache: Cache | None, test_cache: Cache | None, counting: Counting = silent
+) -> Twins:
+    """Look for pictures that are there twice, within the training table and across the two tables.
+
+    table: the rows of the training table that `cache` was made of. Without a cache the official pairs are all there is.
+    """
+    here = set(table["image_name"])
+    official = [pair for pair in dataset.duplicate_pairs if here.issuperset(pair)]
+    if cache is None:
+        return Twins(official, [], [], [])
+    content = pd.Series(cache.index["sha256"].to_numpy(), index=table["image_name"])
+    exact = [*official, *same_bytes(content)]
+    names, thumbnails, test_exact = list(table["image_name"]), [cache.thumbnails], list[Pair]()
+    if test_cache is not None:
+        in_test = test_cache.index.set_index("sha256")["image_name"]
+        shared = content[content.isin(in_test.index)]
+        test_exact = [
+            (name, str(in_test.loc[[digest]].iloc[0])) for name, digest in zip(shared.index, shared, strict=True)
+        ]
+        names += list(test_cache.index["image_name"])
+        thumbnails.append(test_cache.thumbnails)
+    with counting("looking for near duplicates", "images") as show:
+        found = near_duplicates(names, np.concatenate(thumbnails) if test_cache else cache.thumbnails)
+        show(len(names), len(names))
+    known = {frozenset(pair) for pair in (*exact, *test_exact)}
+    found = [pair for pair in found if frozenset(pair) not in known]
+    near = [pair for pair in found if here.issuperset(pair)]
+    test_near = [pair for pair in found if (pair[0] in here) != (pair[1] in here)]  # training images come first
+    return Twins(exact, near, test_exact, test_near)
+
+
+def twin_remarks(table: pd.DataFrame, twins: Twins) -> list[str]:
+    """Say which training images look like one picture under two patient ids."""
+    apart = [f"{first} and {second}" for first, second in under_two_patients(table, twins.near)]
+    if not apart:
+        return []
+    one = len(apart) == 1
+    return [
+        f"{len(apart):,} {'pair of images looks' if one else 'pairs of images look'} like one picture under two "
+        f"patient ids and {'is' if one else 'are'} kept on one side of every split: {listed(apart)}"
+    ]
+
+
+def under_two_patients(table: pd.DataFrame, pairs: list[Pair]) -> list[Pair]:
+    """Keep the pairs whose images belong to different patients."""
+    patient = table.set_index("image_name")["patient_id"]
+    return [(first, second) for first, second in pairs if patient[first] != patient[second]]
+
+
+def shared_with_test(table: pd.DataFrame, test: pd.DataFrame | None, twins: Twins) -> list[tuple[str, list[str]]]:
+    """Say what stands in both tables, since a test figure is then too good: each sentence with all the names."""
+    if test is None:
+        return []
+    patients = sorted(set(table["patient_id"]) & set(test["patient_id"]))
+    found = [
+        (patients, "patient stands in both tables", "patients stand in both tables"),
+        (_paired(twins.test_exact), "test file is a training image too", "test files are training images too"),
+        (_paired(twins.test_near), "test image looks like a training image", "test images look like training images"),
+    ]
+    told = [(names, one if len(names) == 1 else many) for names, one, many in found if names]
+    return [(f"{len(names):,} {words}: {listed(names)}", names) for names, words in told]
+
+
+def _paired(pairs: list[Pair]) -> list[str]:
+    return [f"{other} = {name}" for name, other in pairs]
 
 
 def _folds(
@@ -196,27 +271,3 @@ def _balance_remarks(prepared: Prepared, settings: Settings) -> list[str]:
         if settings.balance.method == "weights":
             remarks += [f"fold {fold}: {note}" for note in site_weights(rows)[1]]
     return remarks
-
-
-def _seen_in_test(
-    table: pd.DataFrame, content: "pd.Series[str]", test: pd.DataFrame | None, test_cache: Cache | None
-) -> list[str]:
-    """Remark on patients and files that stand in both tables: a test figure is then too good."""
-    if test is None or test_cache is None:
-        return []
-    patients = set(table["patient_id"]) & set(test["patient_id"])
-    files = set(content) & set(test_cache.index["sha256"])
-    remarks = [f"{len(patients):,} patients stand in both tables: {listed(sorted(patients))}"] if patients else []
-    return [*remarks, *([f"{len(files):,} files of the test table are training images too"] if files else [])]
-
-
-def _near_remarks(table: pd.DataFrame, near: list[tuple[str, str]]) -> list[str]:
-    patient = table.set_index("image_name")["patient_id"]
-    apart = [f"{first} and {second}" for first, second in near if patient[first] != patient[second]]
-    if not apart:
-        return []
-    one = len(apart) == 1
-    return [
-        f"{len(apart):,} {'pair of images looks' if one else 'pairs of images look'} like one picture under two "
-        f"patient ids and {'is' if one else 'are'} kept on one side of every split: {listed(apart)}"
-    ]

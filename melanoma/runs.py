@@ -1,7 +1,7 @@
 """The run folder: its names, creating and opening it. Nothing else knows a path inside a run."""
 
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -71,6 +71,16 @@ class Run:
         return self.folder / "metrics.json"
 
     @property
+    def calibration(self) -> Path:
+        """How probabilities become answers, as plain numbers in JSON."""
+        return self.folder / "calibration.json"
+
+    @property
+    def card(self) -> Path:
+        """The model card, as Markdown."""
+        return self.folder / "model_card.md"
+
+    @property
     def report(self) -> Path:
         """The page for a reader."""
         return self.folder / "report.html"
@@ -105,12 +115,17 @@ class Run:
         """What was learned of one fold's training table, as JSON."""
         return self.fold(fold) / "encoder.json"
 
-    def settings(self) -> Settings:
-        """Read the resolved configuration back; raises MelanomaError where it is damaged."""
+    def settings(self, overrides: Sequence[str] = ()) -> Settings:
+        """Read the resolved configuration back, with `section.key=value` over it.
+
+        Raises MelanomaError where it is damaged, UsageError for an override that cannot be.
+        """
         try:
-            return settings_from(tomllib.loads(self.config.read_text(encoding="utf-8")))
+            saved = tomllib.loads(self.config.read_text(encoding="utf-8"))
+            settings_from(saved)
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, UsageError) as error:
             raise MelanomaError(f"{self.config} cannot be read: {error}") from error
+        return settings_from(saved, overrides)
 
     @contextmanager
     def held(self) -> Iterator[None]:

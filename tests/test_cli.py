@@ -11,7 +11,9 @@ import pytest
 from melanoma.cli import app
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ["demo", "doctor", "download", "evaluate", "export", "prepare", "resume", "run", "submit", "train"]
+COMMANDS = [
+    "check", "compare", "demo", "doctor", "download", "evaluate", "export", "prepare", "resume", "run", "submit", "train",
+]  # fmt: skip
 
 
 def melanoma(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -55,6 +57,10 @@ def test_generated_docs_are_up_to_date(path: str) -> None:
         (["run", ".", "--recipe", "demo", "--set", "folds.file=f.csv"], 1, "f.csv is not there"),
         (["run", ".", "--recipe", "demo", "--name", "a/b"], 2, "cannot be a run's name"),
         (["resume", "nowhere"], 1, "nowhere is not a run"),
+        (["check", "nowhere"], 1, "nowhere"),
+        (["compare", "nowhere", "elsewhere"], 1, "nowhere is not a run"),
+        (["submit", "nowhere", "elsewhere"], 1, "nowhere is not a run"),
+        (["evaluate", "nowhere"], 1, "nowhere is not a run"),
     ],
 )
 def test_a_mistake_is_one_sentence_with_its_exit_code(

@@ -215,3 +215,34 @@ def test_the_interval_of_a_share_is_near_wilsons_for_single_images_and_wider_for
 def test_a_patient_for_each_row_is_asked_for() -> None:
     with pytest.raises(ValueError, match="does not name one"):
         intervals.auc_interval([0, 1, 0, 1], [0.1, 0.2, 0.3, 0.4], [1, 1])
+
+
+def test_leaderboard_noise_is_what_many_test_sets_show() -> None:
+    # AUC 0.93 by two normal distributions; 78 melanomas and 3,200 benign images are the public part of the test set.
+    random = np.random.default_rng(0)
+
+    def drawn(melanomas: int, benign: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        target = np.repeat([1, 0], [melanomas, benign])
+        return target, random.normal(size=target.size) + 2.087 * target
+
+    areas = [metrics.auc(*drawn(78, 3200)) for _ in range(2000)]
+    noise = intervals.leaderboard_noise(*drawn(4000, 30_000), 78, 3200)
+    assert noise == pytest.approx(np.std(areas), rel=0.06)
+
+
+def test_noise_for_the_same_numbers_is_delongs_standard_error() -> None:
+    target, probability = sample(500, 2, 6)
+    variance = intervals.delong_variance(target, probability)
+    melanomas = int(target.sum())
+    assert variance is not None
+    noise = intervals.leaderboard_noise(target, probability, melanomas, 500 - melanomas)
+    assert noise == pytest.approx(variance**0.5)
+    larger = intervals.leaderboard_noise(target, probability, 4 * melanomas, 4 * (500 - melanomas))
+    assert larger == pytest.approx(variance**0.5 / 2)
+
+
+def test_noise_that_cannot_be_told_is_none_and_a_test_set_needs_both_classes() -> None:
+    assert intervals.leaderboard_noise([1, 0, 0], [0.3, 0.2, 0.4], 5, 5) is None
+    assert intervals.leaderboard_noise([1, 1, 0, 0], [0.9, 0.8, 0.1, 0.2], 5, 5) is None
+    with pytest.raises(ValueError, match="has no AUC"):
+        intervals.leaderboard_noise([1, 1, 0, 0], [0.9, 0.1, 0.1, 0.2], 0, 5)

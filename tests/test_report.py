@@ -12,6 +12,8 @@ import pytest
 
 from melanoma.config import EvaluateSettings, ImageSettings, Settings
 from melanoma.evaluation import evidence, intervals, metrics
+from melanoma.evaluation.answers import Answers, learn_answers
+from melanoma.evaluation.control import Control
 from melanoma.report import page as report
 
 SETTINGS = Settings(images=ImageSettings(size_px=64, filters=("no_noise",)))
@@ -36,9 +38,29 @@ def predicted(rows: int = 200, folds: int = 2, skill: float = 2.0) -> pd.DataFra
     )
 
 
+def evaluated(predictions: pd.DataFrame, settings: EvaluateSettings = QUICK, seed: int = 0) -> dict[str, Any]:
+    """Judge predictions beside a control that the table `predicted` made, and one that is worth nothing."""
+    return evidence.evaluate(predictions, settings, seed, controls(predictions), answers(predictions, settings, seed))
+
+
+def controls(predictions: pd.DataFrame) -> list[Control]:
+    scores = predictions["control"].to_numpy(np.float64)
+    nothing = np.random.default_rng(1).random(len(predictions))
+    return [
+        Control("age, sex and site", ("age", "sex", "site"), scores),
+        Control("width and height", ("width", "height"), nothing),
+    ]
+
+
+def answers(predictions: pd.DataFrame, settings: EvaluateSettings = QUICK, seed: int = 0) -> Answers:
+    columns = (predictions[name].to_numpy() for name in ("target", "probability", "patient_id"))
+    return learn_answers(*columns, settings, seed)
+
+
 def content(predictions: pd.DataFrame, **changes: Any) -> report.Report:
-    found = evidence.evaluate(predictions, QUICK)
-    shown = report.exhibits(predictions, predictions, {0: HISTORY}, SETTINGS)
+    found = evaluated(predictions)
+    rows = predictions.assign(calibrated=answers(predictions).calibrated)
+    shown = report.exhibits(rows, controls(predictions), found, table=predictions, histories={0: HISTORY})
     mistakes = evidence.worst_mistakes(predictions, 4)
     pictures = [np.full((400, 300, 3), 120, np.uint8)] * len(mistakes)
     given: dict[str, Any] = {
@@ -47,6 +69,7 @@ def content(predictions: pd.DataFrame, **changes: Any) -> report.Report:
         "exhibits": shown,
         "mistakes": mistakes,
         "mistake_images": pictures,
+        "mistake_maps": pictures,
         "settings": SETTINGS,
         "command": "melanoma run DATA",
     }
@@ -78,11 +101,11 @@ class Page(HTMLParser):
 
 def test_the_figures_are_those_of_the_metrics() -> None:
     predictions = predicted()
-    found = evidence.evaluate(predictions, QUICK, seed=3)
+    found = evaluated(predictions, seed=3)
     target, probability = predictions["target"], predictions["probability"]
     interval = intervals.auc_interval(target, probability, predictions["patient_id"], samples=200, seed=3)
     assert interval is not None
-    assert found["schema_version"] == 1
+    assert found["schema_version"] == 2
     assert (found["images"], found["patients"], found["melanomas"]) == (200, 100, 50)
     assert found["auc"]["value"] == metrics.auc(target, probability)
     assert (found["auc"]["low"], found["auc"]["high"]) == (interval.low, interval.high)
@@ -106,40 +129,40 @@ def test_what_is_undefined_is_null_with_its_reason_and_the_page_is_still_written
         predictions["probability"] = 0.2 + 0.6 * predictions["target"]
     if kind == "constant":
         predictions["probability"] = 0.3
-    found = evidence.evaluate(predictions, QUICK)
+    found = evaluated(predictions)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["auc"]["reason"] or found["control"]["auc"]["reason"]
     assert found["difference"]["reason"] or kind in ("perfect", "constant")
-    text = written(tmp_path, content(predictions, mistakes=predictions[:0], mistake_images=[]))
+    text = written(tmp_path, content(predictions, mistakes=predictions[:0], mistake_images=[], mistake_maps=[]))
     assert not re.search(r"\bnan\b|\bNone\b", Page(text).text)
     assert report.RESEARCH_USE in text
 
 
 def test_every_patient_once_is_judged_by_delong_and_one_fold_is_held_out() -> None:
     predictions = predicted(folds=1).assign(patient_id=range(200))
-    found = evidence.evaluate(predictions, QUICK)
+    found = evaluated(predictions)
     assert found["auc"]["method"] == "DeLong"
     assert found["scope"] == "held out"
 
 
 def test_the_words_follow_the_interval_of_the_difference() -> None:
-    better, same = (evidence.evaluate(predicted(skill=skill), QUICK) for skill in (3.0, 0.5))
+    better, same = (evaluated(predicted(skill=skill)) for skill in (3.0, 0.5))
     assert "better than age, sex and site alone" in report.meaning(better)
     assert "not shown to rank these images better" in report.meaning(same)
-    worse = evidence.evaluate(predicted().rename(columns={"probability": "control", "control": "probability"}), QUICK)
+    worse = evaluated(predicted().rename(columns={"probability": "control", "control": "probability"}))
     assert "worse than age, sex and site alone" in report.meaning(worse)
-    alone = evidence.evaluate(predicted().assign(control=np.nan), QUICK, control_features=["age"])
-    assert report.meaning(alone) == "The network cannot be compared with age alone: the control could not be learned."
+    alone = report.meaning(evaluated(predicted().assign(control=np.nan)))
+    assert alone == "The network cannot be compared with age, sex and site alone: the control could not be learned."
 
 
 def test_the_summary_is_three_lines_and_says_why_a_figure_is_missing() -> None:
-    found = evidence.evaluate(predicted(), QUICK)
+    found = evaluated(predicted())
     network, control, words = report.summary(found).splitlines()
     assert network.startswith(f"AUC {found['auc']['value']:.3f} (95 % interval ")
     assert network.endswith("bootstrap over patients), out of fold: 200 images, 50 melanomas")
     assert control.endswith("age, sex and site alone on the same folds")
     assert words == report.meaning(found)
-    none = report.summary(evidence.evaluate(predicted().assign(target=0), QUICK))
+    none = report.summary(evaluated(predicted().assign(target=0)))
     assert none.startswith("AUC n/a (no melanoma among 200 images), out of fold")
 
 
@@ -192,7 +215,7 @@ def test_hostile_text_is_shown_and_not_obeyed(tmp_path: Path) -> None:
     page = Page(written(tmp_path, given))
     assert not {"script", "iframe"} & set(page.tags)
     assert not [name for name, _ in page.attributes if name.startswith("on")]
-    assert page.tags.count("img") == 4  # the mistakes
+    assert page.tags.count("img") == 8  # the mistakes and their maps
     assert page.text.count(HOSTILE) >= 9
     assert ("alt", f"Lesion {HOSTILE}") in page.attributes
 
@@ -216,5 +239,7 @@ def test_figures_follow_the_pages_colours(tmp_path: Path) -> None:
 
 def test_mistakes_without_their_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="zip"):
-        report.write_report(tmp_path / "report.html", content(predicted(), mistake_images=[]))
+        report.write_report(
+            tmp_path / "report.html", content(predicted(), mistake_images=[np.zeros((8, 8, 3), np.uint8)])
+        )
     assert not list(tmp_path.iterdir())

@@ -57,7 +57,7 @@ def check_folds(table: pd.DataFrame, groups: Int64Array, fold: "pd.Series[int]")
     torn = rows[rows.groupby("group")["fold"].transform("nunique") > 1]
     if len(torn):
         found = [_torn(group) for _, group in torn.groupby("group", sort=False)]
-        raise DataError(f"one lesion is on both sides of a split: {listed(found)}; put each into one fold")
+        raise DataError(f"one lesion is on both sides of a split: {listed(found)}; put each into one fold", found)
 
 
 def write_folds(path: Path, table: pd.DataFrame, groups: Int64Array, fold: "pd.Series[int]") -> str:

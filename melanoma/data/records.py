@@ -25,6 +25,7 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "target": ("target",),
     "benign_malignant": ("benign_malignant",),
     "diagnosis": ("diagnosis",),
+    "source": ("source", "attribution", "institution"),
 }
 ANSWERS = {"target", "benign_malignant"}
 LABELS = {"0": 0, "0.0": 0, "false": 0, "benign": 0, "1": 1, "1.0": 1, "true": 1, "malignant": 1}
@@ -62,8 +63,8 @@ def read_table(path: Path, labelled: bool) -> tuple[pd.DataFrame, list[str]]:
 
     table: a row an image, in the file's order; columns `image_name`, `patient_id` str · `lesion_id` str or
     missing · `sex` "female", "male" or missing · `age_years` float64, years 0 to 120 or NaN · `site` str in
-    lower case or missing · `target` int64 0 or 1 (only where `labelled`) · `diagnosis` str or missing (only
-    where the file has it).
+    lower case or missing · `target` int64 0 or 1 (only where `labelled`) · `diagnosis` and `source` str or
+    missing (only where the file has them).
     Raises DataError naming the bad rows, all of them at once, or what is wrong with the file as a whole.
     """
     header, rows = _read_rows(path)
@@ -81,10 +82,12 @@ def read_table(path: Path, labelled: bool) -> tuple[pd.DataFrame, list[str]]:
     if labelled:
         columns["target"], label_faults = _targets(cells, "target" if "target" in places else "benign_malignant")
         faults += label_faults
+    if "source" in places:
+        columns["source"] = _filled(cells["source"])
     if "diagnosis" in places:
         columns["diagnosis"] = _filled(cells["diagnosis"], EMPTY)  # "unknown" is a diagnosis there
     if faults:
-        raise DataError(_report(path, faults, {name: header[place] for name, place in places.items()}))
+        raise _bad_rows(path, faults, {name: header[place] for name, place in places.items()})
     table = pd.DataFrame(columns).reset_index(drop=True)
     unused = [name for place, name in enumerate(header) if name and place not in places.values()]
     blank = [name for name in ("sex", "age_years", "site") if table[name].isna().all()]
@@ -104,17 +107,64 @@ def read_dataset(folder: Path) -> Dataset:
     train_path = _find_csv(folder, "train.csv", ("groundtruth", "train"))
     if train_path is None:
         raise DataError(f"{folder} holds no train.csv; give the folder of a dataset")
-    train, remarks = read_table(train_path, labelled=True)
     test_path = _find_csv(folder, "test.csv", ("test_metadata",))
-    test = None
-    if test_path is not None:
-        test, test_remarks = read_table(test_path, labelled=False)
-        remarks += test_remarks
-        both = train.loc[train["image_name"].isin(test["image_name"]), "image_name"].tolist()
-        if both:
-            raise DataError(f"{train_path} and {test_path.name} share {listed(both)}; remove them from one of the two")
+    train, test, remarks = _read_both(train_path, test_path)
     pairs, pair_remarks = _read_duplicates(folder, set(train["image_name"]))
     return Dataset(folder, train, test, pairs, remarks + pair_remarks, train_path, test_path)
+
+
+def read_text(path: Path) -> pd.DataFrame:
+    """Read every cell as text, under the header's names in lower case; rows of another width are left out.
+
+    Raises DataError where the file is no CSV.
+    """
+    header, rows = _read_rows(path)
+    whole = [row for row in rows.values() if len(row) == len(header)]
+    columns = {name.lower(): [row[place].strip(STRAY) for row in whole] for place, name in enumerate(header) if name}
+    table: pd.DataFrame = pd.DataFrame(columns, dtype="str")
+    return table
+
+
+def read_sizes(path: Path) -> pd.DataFrame:
+    """Read the original sizes of images: columns width and height, float64, pixels, indexed by image name.
+
+    Raises DataError where a column is missing, an image is there twice, or a size is no positive number.
+    """
+    text = read_text(path)
+    if not {"image_name", "width", "height"} <= set(text):
+        raise DataError(
+            f"{path} needs the columns image_name, width and height; it has {listed([str(name) for name in text])}"
+        )
+    columns = {name: pd.to_numeric(text[name], errors="coerce").astype("float64") for name in ("width", "height")}
+    sizes = pd.DataFrame(columns)
+    wrong = text.loc[~(sizes > 0).all(axis=1) | text["image_name"].duplicated(), "image_name"].tolist()
+    if wrong:
+        raise DataError(f"{path} gives no one size in pixels for {listed(wrong)}; mend these rows", wrong)
+    sizes.index = pd.Index(text["image_name"])
+    return sizes
+
+
+def _read_both(train_path: Path, test_path: Path | None) -> tuple[pd.DataFrame, pd.DataFrame | None, list[str]]:
+    """Read the training and the test table, and report the faults of both at once."""
+    tables, remarks, faults = [], [], []
+    for path in (train_path, test_path):
+        try:
+            table, notes = read_table(path, labelled=path == train_path) if path else (None, [])
+        except DataError as error:
+            faults.append(error)
+        else:
+            tables.append(table)
+            remarks += notes
+    if faults:
+        raise DataError("; ".join(map(str, faults)), [detail for error in faults for detail in error.details])
+    train, test = tables
+    assert train is not None
+    if test is not None:
+        both = train.loc[train["image_name"].isin(test["image_name"]), "image_name"].tolist()
+        if both:
+            where = f"{train_path} and {test_path.name if test_path else ''}"
+            raise DataError(f"{where} share {listed(both)}; remove them from one of the two", both)
+    return train, test, remarks
 
 
 def take(table: pd.DataFrame, limit: int, seed: int) -> pd.DataFrame:
@@ -256,14 +306,15 @@ def _targets(cells: pd.DataFrame, column: str) -> tuple[pd.Series, list[Fault]]:
     return labels.fillna(-1).astype("int64"), faults
 
 
-def _report(path: Path, faults: list[Fault], known: dict[str, str]) -> str:
+def _bad_rows(path: Path, faults: list[Fault], known: dict[str, str]) -> DataError:
     """Put all faults, in the file's order, into one sentence."""
     texts = [
         f"row {line} ({known.get(column, column)} {value!r}: {reason})"
         for line, column, value, reason in sorted(faults)
     ]
     rows = len({fault.row for fault in faults})
-    return f"{path} has {rows:,} bad row{'s' * (rows > 1)}, to be mended or removed: {listed(texts)}"
+    sentence = f"{path} has {rows:,} bad row{'s' * (rows > 1)}, to be mended or removed: {listed(texts)}"
+    return DataError(sentence, [f"{path.name} {text}" for text in texts])
 
 
 def _find_csv(folder: Path, name: str, parts: tuple[str, ...]) -> Path | None:

@@ -75,7 +75,8 @@ def find_images(folder: Path, names: Sequence[str], part: Literal["train", "test
         places = ", ".join(place.format(part=part) for place in _FOLDERS)
         raise DataError(
             f"{len(missing):,} of {len(names):,} {part} images were not found: {listed(missing)}; looked in "
-            f"{folder} for {places} and *.tfrec: put them there, or take their rows out of the table"
+            f"{folder} for {places} and *.tfrec: put them there, or take their rows out of the table",
+            missing,
         )
     return {name: found[name] for name in names}
 
@@ -112,6 +113,13 @@ def read_example(record: bytes) -> Features:
         }
     except (ValueError, IndexError, TypeError, struct.error) as error:
         raise DataError("the record is no tf.train.Example: make the TFRecord file again") from error
+
+
+def spare_images(folder: Path, names: Collection[str]) -> list[str]:
+    """List the image files in the dataset's folders that no table names, sorted; TFRecord files are not looked into."""
+    places = {place.format(part=part) for place in _FOLDERS for part in ("train", "test")}
+    entries = [os.path.splitext(entry.name) for place in places for entry in _entries(folder / place)]  # noqa: PTH122
+    return sorted({stem for stem, suffix in entries if suffix.lower() in _SUFFIXES and stem not in names})
 
 
 # Folders

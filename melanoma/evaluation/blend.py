@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from melanoma.errors import DataError, listed
-from melanoma.evaluation.metrics import Float64Array, auc, checked, placements
+from melanoma.evaluation.metrics import Float64Array, auc, checked
 
 KEYS = ("image_name", "patient_id", "target")
 
@@ -128,24 +128,6 @@ def patient_parts(target: ArrayLike, patient: ArrayLike, parts: int = 5, seed: i
     dealt = np.empty(len(order), np.int64)
     dealt[order[np.argsort(~ill[order], kind="stable")]] = np.arange(len(order)) % parts
     return dealt[person]
-
-
-def leaderboard_noise(target: ArrayLike, probability: ArrayLike, melanomas: int, benign: int) -> float | None:
-    """Return the standard deviation, by chance alone, of this model's AUC on another test set of so many images.
-
-    Each image's placement among the other class varies as on these held-out rows; images count as independent, so that
-    where patients repeat the noise is rather larger. None below two images of a class, and where nothing varies.
-    Raises ValueError as `metrics.auc` does, and for a test set that lacks a class.
-    Source: DeLong 1988, doi:10.2307/2531595.
-    """
-    truth, scores = checked(target, probability)
-    if melanomas < 1 or benign < 1:
-        raise ValueError(f"a test set of {melanomas} melanomas and {benign} benign images has no AUC")
-    if min(truth.sum(), (~truth).sum()) < 2:
-        return None
-    of_melanomas = placements(scores[truth], scores[~truth]).var(ddof=1)
-    of_benign = placements(scores[~truth], scores[truth]).var(ddof=1)
-    return float(np.sqrt(of_melanomas / melanomas + of_benign / benign)) or None
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------

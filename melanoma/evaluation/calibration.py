@@ -77,6 +77,36 @@ def expected_calibration_error(target: ArrayLike, probability: ArrayLike, bins: 
     return float(np.average(np.abs(found.probability - found.melanomas), weights=found.images))
 
 
+def smoothed_curve(
+    target: ArrayLike, probability: ArrayLike, points: int = 60
+) -> tuple[Float64Array, Float64Array, Float64Array, Float64Array] | None:
+    """Return a smooth share of melanomas by probability: probability, share, low, high, float64 (points,) each.
+
+    A line is fitted at each place on the logit's scale, images weighed by a normal kernel (loess with another kernel:
+    Cleveland 1979, doi:10.1080/01621459.1979.10481038) as wide as Silverman's rule says for the middle half of the
+    logits. low and high are Wilson's 95 % interval for as many images as the weights are worth. From the 1st to the
+    99th hundredth of the images, since beyond there are too few; None with fewer than 20 rows, and where all are equal.
+    Raises ValueError as `brier` does. Source of the figure: Austin and Steyerberg 2014, doi:10.1002/sim.5941.
+    """
+    truth, scores = _checked(target, probability)
+    clipped = np.clip(scores, NEAREST, 1 - NEAREST)
+    logit = np.log(clipped / (1 - clipped))
+    if logit.size < 20:
+        return None
+    first, quarter, three, last = np.quantile(logit, [0.01, 0.25, 0.75, 0.99]).tolist()
+    width = 1.06 * (three - quarter) / 1.349 * logit.size**-0.2
+    if width <= 0:
+        return None
+    places = np.linspace(first, last, points)
+    away = logit - places[:, None]
+    weights = np.exp(-((away / width) ** 2) / 2)
+    total, moment, spread = weights.sum(1), (weights * away).sum(1), (weights * away**2).sum(1)
+    tilted = weights * (spread[:, None] - moment[:, None] * away)  # the line's height at the place itself
+    share = np.clip(tilted @ truth / np.maximum(total * spread - moment**2, 1e-12), 0, 1)
+    worth = total**2 / (weights**2).sum(1)
+    return 1 / (1 + np.exp(-places)), share, *_wilson(share * worth, worth)
+
+
 def logistic_calibration(target: ArrayLike, probability: ArrayLike) -> LogisticCalibration | None:
     """Fit target ~ intercept + slope x logit(probability); None where the fit has no finite answer.
 
@@ -109,7 +139,7 @@ def _classes_overlap(melanoma: Float64Array, benign: Float64Array) -> bool:
     return bool(melanoma.min() < benign.max() and benign.min() < melanoma.max())
 
 
-def _wilson(hits: Float64Array, images: NDArray[np.int64]) -> tuple[Float64Array, Float64Array]:
+def _wilson(hits: Float64Array, images: NDArray[Any]) -> tuple[Float64Array, Float64Array]:
     """Return a share's 95 % interval (Wilson 1927, doi:10.1080/01621459.1927.10502953)."""
     z = NORMAL_95
     middle = (hits + z**2 / 2) / (images + z**2)

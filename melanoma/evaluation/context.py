@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from melanoma.errors import DataError
+from melanoma.evaluation.calibration import NEAREST
 from melanoma.evaluation.metrics import Float64Array, checked
-
-NEAREST = 1e-7  # a float32 sigmoid reaches 0 and 1; their logits are infinite
 
 
 @dataclass(frozen=True)

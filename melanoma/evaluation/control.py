@@ -1,13 +1,45 @@
-"""The control: what the table alone predicts, with no look at a lesion, on the same folds as the network.
+"""The control: what can be predicted with no look at a lesion, on the same folds as the network.
 
-A network that is not above it has shown nothing. It gets features as arrays and knows neither table nor encoder.
+A network that is not above it has shown nothing. It gets features as arrays and knows no table.
 """
+
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from melanoma.evaluation.metrics import Float64Array
+from melanoma.evaluation.intervals import auc_interval, figure
+from melanoma.evaluation.metrics import Float64Array, absent_class, auc
+
+
+@dataclass(frozen=True)
+class Control:
+    """What was predicted without a look at a lesion. name: of the facts; features: in words.
+
+    probability: float64 (rows,) in [0, 1], NaN where it could not be learned.
+    """
+
+    name: str
+    features: tuple[str, ...]
+    probability: Float64Array
+
+
+def control_figure(
+    target: ArrayLike, probability: ArrayLike, patient: ArrayLike, *, samples: int, seed: int
+) -> dict[str, Any]:
+    """Return the AUC of a control with its interval, or the reason why there is none, ready for JSON.
+
+    probability: float (rows,), NaN where the control could not be learned; rows that are never held out are left out
+    before.
+    """
+    truth, scores = np.asarray(target), np.asarray(probability, np.float64)
+    unknown = int(np.isnan(scores).sum())
+    if unknown:
+        return figure(None, None, f"the control could not be learned for {unknown:,} of {len(truth):,} images")
+    interval = auc_interval(truth, scores, patient, samples=samples, seed=seed)
+    return figure(auc(truth, scores), interval, absent_class(truth))
 
 
 def control_probabilities(

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,6 +44,20 @@ class Paired:
     p_value: float
 
 
+def figure(value: float | None, interval: Interval | None, reason: str = "", level: float = 0.95) -> dict[str, Any]:
+    """Put a value and its interval, or the reason why one of them is missing, into the form of metrics.json."""
+    if value is not None and interval is None:
+        reason = reason or "no interval: a class has fewer than two patients, or the scores show no spread"
+    return {
+        "value": value,
+        "low": interval.low if interval else None,
+        "high": interval.high if interval else None,
+        "level": level if interval else None,
+        "method": interval.method if interval else None,
+        "reason": reason or None,
+    }
+
+
 # ---- DeLong ----------------------------------------------------------------------------------------------------------
 
 
@@ -69,6 +84,15 @@ def delong_variance(target: ArrayLike, probability: ArrayLike) -> float | None:
     return None if covariance is None else float(covariance[0, 0])
 
 
+def delong_interval(target: ArrayLike, probability: ArrayLike, level: float = 0.95) -> Interval | None:
+    """Return the AUC's interval as if images were independent; None below two of a class, and where nothing varies."""
+    value, variance = auc(target, probability), delong_variance(target, probability)
+    if value is None or not variance:
+        return None
+    reach = NormalDist().inv_cdf((1 + level) / 2) * variance**0.5
+    return Interval(max(0.0, value - reach), min(1.0, value + reach), "DeLong")
+
+
 def delong_difference(
     target: ArrayLike, probability: ArrayLike, other: ArrayLike, *, level: float = 0.95
 ) -> Paired | None:
@@ -90,6 +114,24 @@ def delong_difference(
     return Paired(difference, error, interval, 2 * normal.cdf(-abs(difference) / error))
 
 
+def leaderboard_noise(target: ArrayLike, probability: ArrayLike, melanomas: int, benign: int) -> float | None:
+    """Return the standard deviation, by chance alone, of this model's AUC on another test set of so many images.
+
+    Each image's placement among the other class varies as on these held-out rows; images count as independent, so that
+    where patients repeat the noise is rather larger. None below two images of a class, and where nothing varies.
+    Raises ValueError as `metrics.auc` does, and for a test set that lacks a class.
+    Source: DeLong 1988, doi:10.2307/2531595.
+    """
+    truth, scores = checked(target, probability)
+    if melanomas < 1 or benign < 1:
+        raise ValueError(f"a test set of {melanomas} melanomas and {benign} benign images has no AUC")
+    if min(truth.sum(), (~truth).sum()) < 2:
+        return None
+    of_melanomas = placements(scores[truth], scores[~truth]).var(ddof=1)
+    of_benign = placements(scores[~truth], scores[truth]).var(ddof=1)
+    return float(np.sqrt(of_melanomas / melanomas + of_benign / benign)) or None
+
+
 # ---- bootstrap -------------------------------------------------------------------------------------------------------
 
 
@@ -108,7 +150,7 @@ def auc_interval(
     Raises ValueError as `auc` does.
     """
     if patient is None or pd.Index(np.asarray(patient)).is_unique:
-        return _delong_interval(target, probability, level)
+        return delong_interval(target, probability, level)
     measures = {"auc": _auc}
     return ranking_intervals(target, probability, patient, measures, samples=samples, seed=seed, level=level)["auc"]
 
@@ -127,12 +169,31 @@ def auc_difference_interval(
 
     `other` is float (rows,). None and ValueError are as in `auc_interval`.
     """
+    draws: dict[str, Any] = {"samples": samples, "seed": seed, "level": level}
+    return ranking_differences(target, probability, other, patient, {"auc": _auc}, **draws)["auc"]
+
+
+def ranking_differences(
+    target: ArrayLike,
+    probability: ArrayLike,
+    other: ArrayLike,
+    patient: ArrayLike | None,
+    measures: Mapping[str, "Measure"],
+    *,
+    samples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, Interval | None]:
+    """Return an interval of the difference in each of `measures`: both scores are judged on the same resamples.
+
+    measures: of `ranking_measures`. None and ValueError are as in `ranking_intervals`.
+    """
     people = _People(patient, np.size(np.asarray(target)))
     if not people.enough(checked(target, probability)[0]):
-        return None
-    areas = [_on_ranking(target, one, people, {"auc": _auc}) for one in (probability, other)]
-    drawn = people.bootstrap(lambda counts: np.subtract(*(area(counts) for area in areas)), samples, seed)
-    return _percentiles(drawn[:, 0], level, people.method)
+        return dict.fromkeys(measures)
+    both = [_on_ranking(target, one, people, measures) for one in (probability, other)]
+    drawn = people.bootstrap(lambda counts: np.subtract(*(judged(counts) for judged in both)), samples, seed)
+    return {name: _percentiles(drawn[:, place], level, people.method) for place, name in enumerate(measures)}
 
 
 def ranking_intervals(
@@ -204,7 +265,7 @@ class _People:
         return min(np.unique(self.person[truth]).size, np.unique(self.person[~truth]).size) >= 2
 
     def bootstrap(self, statistic: Callable[[Counts], Float64Array], samples: int, seed: int) -> Float64Array:
-        """Return `statistic` of each resample, float64 (samples, values): on any number of cores the same for a seed."""
+        """Return `statistic` of each resample, float64 (samples, values): equal for a seed on any number of cores."""
 
         def some(start: int) -> Float64Array:
             random = np.random.default_rng([seed, start])
@@ -301,14 +362,6 @@ def _on_ranking(
         return np.where((found > 0) & (drawn > 0), values, np.nan)
 
     return statistic
-
-
-def _delong_interval(target: ArrayLike, probability: ArrayLike, level: float) -> Interval | None:
-    value, variance = auc(target, probability), delong_variance(target, probability)
-    if value is None or not variance:
-        return None
-    reach = NormalDist().inv_cdf((1 + level) / 2) * variance**0.5
-    return Interval(max(0.0, value - reach), min(1.0, value + reach), "DeLong")
 
 
 def _percentiles(drawn: Float64Array, level: float, method: str) -> Interval | None:

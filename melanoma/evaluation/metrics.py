@@ -191,6 +191,14 @@ def checked(target: ArrayLike, probability: ArrayLike) -> tuple[NDArray[np.bool_
     return truth.astype(bool), scores
 
 
+def absent_class(target: ArrayLike) -> str:
+    """Say which class is absent among these images; "" where both are there."""
+    truth = np.asarray(target, bool)
+    if not truth.any():
+        return f"no melanoma among {truth.size:,} images"
+    return f"no benign image among {truth.size:,} images" if truth.all() else ""
+
+
 def _by_class(target: ArrayLike, probability: ArrayLike) -> tuple[Float64Array, Float64Array]:
     truth, scores = checked(target, probability)
     return scores[truth], scores[~truth]

@@ -128,15 +128,18 @@ def _judged(group: pd.DataFrame, threshold: float, least: int, read: dict[str, A
         called = scores >= threshold
         figures = {
             "auc": figure(auc(truth, scores), auc_interval(truth, scores, patient, **read), "", read["level"]),
-            "sensitivity": _rate(called[truth], patient[truth], read["level"]),
-            "specificity": _rate(~called[~truth], patient[~truth], read["level"]),
+            "sensitivity": rate(called[truth], patient[truth], read["level"]),
+            "specificity": rate(~called[~truth], patient[~truth], read["level"]),
         }
     counts = {"images": truth.size, "patients": int(patient.max() + 1), "melanomas": int(truth.sum())}
     return {**counts, **figures, "suppressed": bool(reason), "reason": reason or None}
 
 
-def _rate(hit: NDArray[np.bool_], patient: NDArray[np.int64], level: float) -> dict[str, Any]:
-    """Return the share of hits, of which there is one an image, with Wilson's interval."""
+def rate(hit: NDArray[np.bool_], patient: NDArray[np.int64], level: float) -> dict[str, Any]:
+    """Return the share of hits with Wilson's interval, as `intervals.figure` makes it.
+
+    hit: bool (rows,), at least one; patient: int64 (rows,), who repeats counts for less. Sources: as for `subgroups`.
+    """
     share = float(hit.mean())
     independent = _independent_images(hit, patient)
     z = NormalDist().inv_cdf((1 + level) / 2)

@@ -123,7 +123,7 @@ def score_figure(target: ArrayLike, probability: ArrayLike, threshold: float | N
         axes.hist(places[of_class], edges, weights=weights, label=label, **look)
     if threshold is not None:
         at = float(_logit(np.array([threshold]))[0])
-        axes.axvline(at, color=COLOURS["muted"], linewidth=1, linestyle=(0, (2, 2)), label=f"threshold {threshold:g}")
+        axes.axvline(at, color=COLOURS["muted"], linewidth=1, linestyle=(0, (2, 2)), label=f"threshold {threshold:.3g}")
     axes.set(title="Scores by class", xlabel="probability of melanoma", ylabel="share of the class, %")
     axes.grid(visible=False, axis="x")
     _probability_ticks(axes, *_padded(places))

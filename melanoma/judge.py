@@ -1,0 +1,359 @@
+"""Held-out predictions to evidence: calibrated answers, controls beside them, figures, one page, a model card.
+
+Of a run, with its pictures and its networks; or of anybody's predictions, with the table that they belong to.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from melanoma.config import Settings
+from melanoma.data.duplicates import dropped, groups_of
+from melanoma.data.encode import Encoder
+from melanoma.data.facts import Facts, colours, control_facts
+from melanoma.data.folds import make_folds
+from melanoma.data.records import read_dataset, read_sizes, read_text
+from melanoma.errors import DataError, listed
+from melanoma.evaluation import evidence
+from melanoma.evaluation.answers import Answers, learn_answers
+from melanoma.evaluation.context import cross_fitted_context, fit_context
+from melanoma.evaluation.control import Control, control_probabilities
+from melanoma.evaluation.intervals import auc_interval, figure
+from melanoma.evaluation.metrics import auc
+from melanoma.files import replacing, sha256, write_json, write_text
+from melanoma.inference.bundle import Bundle, read_bundle
+from melanoma.inference.engine import Choice, Engine, choose
+from melanoma.inference.robustness import CHANGES, changed_scores
+from melanoma.prepare import Prepared
+from melanoma.report import page
+from melanoma.report.card import model_card
+from melanoma.report.checklists import CHECKLISTS, checklist, facts_of
+from melanoma.report.figures import mistakes_figure, overlaid, save
+from melanoma.runs import Run
+
+CONTROL_FOLDS = 5
+MOST_CHANGED = 400  # lesions that are turned, mirrored, brightened
+MOST_PASSES = 16_000  # through the network, for all their changes and views
+ANSWER_COLUMNS = ["calibrated", "said"]
+FROM_THE_TABLE = ["site", "sex", "age_years", "source"]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Predictions with what was learned of them.
+
+    predictions: a row an image with what the table knows of it, and its cross-fitted answer: `calibrated`, `said`.
+    """
+
+    predictions: pd.DataFrame
+    controls: list[Control]
+    answers: Answers
+    metrics: dict[str, Any]
+
+
+def judge(
+    predictions: pd.DataFrame, table: pd.DataFrame, facts: Mapping[str, Facts], settings: Settings, files: Any = None
+) -> Judged:
+    """Judge held-out predictions against what is known without a look at a lesion.
+
+    predictions: a row an image with image_name, patient_id, fold, target, probability, group. table: the rows that were
+    used, as `melanoma.data.records` makes them, with fold and group; facts: of its rows; files: width and height of its
+    rows, where known. Raises ValueError where a probability is NaN or outside [0, 1].
+    """
+    place = pd.Index(table["image_name"]).get_indexer(pd.Index(predictions["image_name"]))
+    target, fold = table["target"].to_numpy(), table["fold"].to_numpy(np.int64)
+    controls = [
+        Control(name, known.names, control_probabilities(known.values, target, fold, settings.seed)[place])
+        for name, known in facts.items()
+    ]
+    known = [name for name in FROM_THE_TABLE if name in table]
+    rows = predictions.reset_index(drop=True).assign(**{name: table[name].to_numpy()[place] for name in known})
+    if files is not None:
+        rows = rows.assign(width=files["width"].to_numpy()[place], height=files["height"].to_numpy()[place])
+    judging = settings.evaluate
+    answers = learn_answers(rows["target"], rows["probability"], rows["group"], judging, settings.seed)
+    rows = rows.assign(calibrated=answers.calibrated, said=answers.said)
+    metrics = evidence.evaluate(rows, judging, settings.seed, controls, answers)
+    if judging.context:
+        metrics["with_context"] = _with_context(rows, answers, settings)
+    return Judged(rows, controls, answers, metrics)
+
+
+def _with_context(rows: pd.DataFrame, answers: Answers, settings: Settings) -> dict[str, Any]:
+    """Judge scores that also look at the patient's other images; a patient is whole in one part."""
+    target, probability, patient = (rows[name].to_numpy() for name in ("target", "probability", "patient_id"))
+    scores = cross_fitted_context(target, probability, patient, answers.part)
+    learned = fit_context(target, probability, patient)
+    if learned is None or np.isnan(scores).any():
+        return {"auc": figure(None, None, "no patient's images tell more than each alone"), "weights": None}
+    interval = auc_interval(target, scores, patient, samples=settings.evaluate.bootstrap_samples, seed=settings.seed)
+    return {"auc": figure(auc(target, scores), interval), "weights": learned.to_json()}
+
+
+# ---- a run -----------------------------------------------------------------------------------------------------------
+
+
+def judge_run(run: Run, settings: Settings, prepared: Prepared) -> None:
+    """Write a run's calibration.json, metrics.json, figures, report and model card from its predictions.
+
+    predictions.csv and test_predictions.csv get the calibrated probability and the conformal answer of each row.
+    """
+    # ---- what is known without a look at a lesion, on the run's own folds ----------------------------------------
+    table = prepared.table.assign(fold=prepared.fold, group=prepared.group)[prepared.kept]
+    rows = prepared.cache.rows_of(table["image_name"])
+    files = prepared.cache.index.iloc[rows]
+    facts = control_facts(table, files, colours(prepared.cache.thumbnails)[rows])
+
+    # ---- answers, and every figure of metrics.json ---------------------------------------------------------------
+    predictions = read_predictions(run.predictions)
+    group = pd.Series(prepared.group, index=prepared.table["image_name"])
+    predictions["group"] = group[predictions["image_name"]].to_numpy()
+    judged = judge(predictions, table, facts, settings, files)
+    choice = choose(settings.evaluate.engine, settings.evaluate.precision)
+    networks = _Networks(read_bundle(run.bundle), choice, settings, prepared)
+    judged.metrics["robustness"] = _robustness(networks, judged)
+    extras = []
+    if run.held_out_predictions.exists():
+        everything = read_predictions(run.held_out_predictions)
+        area = auc(everything["target"], everything["probability"])
+        judged.metrics["all_rows_of_held_out_patients"] = {"images": len(everything), "auc": area}
+        shown = "n/a (one class only)" if area is None else f"AUC {area:.3f}"
+        extras.append((f"All {len(everything):,} images of the held-out patients, without balance", shown))
+    _write_answers(run, judged)
+
+    # ---- the page ------------------------------------------------------------------------------------------------
+    histories = {
+        fold: run.history(fold) for fold in sorted(set(judged.predictions["fold"])) if run.history(fold).exists()
+    }
+    mistakes = evidence.worst_mistakes(judged.predictions)
+    pictures = [prepared.cache.images[row] for row in prepared.cache.rows_of(mistakes["image_name"])]
+    maps = _maps(networks, mistakes)
+    made_with = json.loads(run.environment.read_text())
+    environment = {name: str(fact) for name, fact in made_with.items() if name not in ("command", "versions")}
+    _write_page(
+        run,
+        judged,
+        page.Report(
+            name=run.name,
+            metrics=judged.metrics,
+            exhibits=page.exhibits(
+                judged.predictions,
+                judged.controls,
+                judged.metrics,
+                table=table,
+                histories=histories,
+                monitor=settings.train.monitor,
+            ),
+            mistakes=mistakes,
+            mistake_images=pictures,
+            mistake_maps=[overlaid(image, one) for image, one in zip(pictures, maps, strict=True)],
+            settings=settings,
+            command=made_with["command"],
+            extras=extras,
+            remarks=prepared.remarks,
+            hashes=prepared.hashes,
+            environment=environment | made_with["versions"],
+        ),
+        _data_facts(prepared.table, table, prepared),
+    )
+
+
+def _robustness(networks: "_Networks", judged: Judged) -> dict[str, Any] | None:
+    """Turn, mirror and brighten some held-out lesions, and see whose answer changes."""
+    evaluating, seed = networks.settings.evaluate, networks.settings.seed
+    threshold, views = judged.metrics["subgroup_threshold"], evaluating.views
+    count = min(MOST_CHANGED, MOST_PASSES // ((len(CHANGES) + 1) * views), len(judged.predictions))
+    if threshold is None or not count:
+        return None
+    rows = judged.predictions.sample(count, random_state=seed).sort_values(["fold", "image_name"])
+    found = [changed_scores(*networks.asked(fold, some), views=views) for fold, some in rows.groupby("fold")]
+    joined = {name: np.concatenate([scores[name] for scores in found]) for name in found[0]}
+    before = joined.pop("")
+    return {"views": views, **evidence.robustness(before, joined, threshold, rows["patient_id"].to_numpy())}
+
+
+def _maps(networks: "_Networks", mistakes: pd.DataFrame) -> list[NDArray[np.float32]]:
+    """Let each lesion's own network say which places spoke for melanoma and which against."""
+    maps: dict[str, NDArray[np.float32]] = {}
+    for fold, some in mistakes.groupby("fold"):
+        engine, images, metadata = networks.asked(fold, some)
+        maps |= dict(zip(some["image_name"], engine.answer(images, metadata).activation_map, strict=True))
+    return [maps[name] for name in mistakes["image_name"]]
+
+
+@dataclass(frozen=True)
+class _Networks:
+    """A run's exported networks, and the images that each of them has not seen."""
+
+    bundle: Bundle
+    choice: Choice
+    settings: Settings
+    prepared: Prepared
+
+    def asked(self, fold: Any, rows: pd.DataFrame) -> tuple[Engine, NDArray[np.uint8], NDArray[np.float32] | None]:
+        """Load a fold's network, and the images and metadata of some of its held-out rows."""
+        numbers = [network["fold"] for network in self.bundle.description["networks"]]
+        place = numbers.index(int(fold))
+        engine = Engine(self.bundle.networks_in(self.choice.precision)[place], self.choice)
+        images = np.asarray(self.prepared.cache.images[self.prepared.cache.rows_of(rows["image_name"])])
+        if not self.settings.model.metadata:
+            return engine, images, None
+        known = self.prepared.table.set_index("image_name").loc[rows["image_name"]].reset_index()
+        encoder = Encoder.from_json(self.bundle.description["networks"][place]["encoder"])
+        return engine, images, encoder.features(known)
+
+
+def _write_answers(run: Run, judged: Judged) -> None:
+    """Write what turns probabilities into answers, and the answers themselves beside the probabilities."""
+    points = {str(point["wanted_sensitivity"]): point["threshold"] for point in judged.metrics["operating_points"]}
+    context = judged.metrics.get("with_context", {}).get("weights")
+    write_json(run.calibration, {**judged.answers.to_json(), "thresholds": points, "context": context})
+    plain = read_predictions(run.predictions).drop(columns=ANSWER_COLUMNS, errors="ignore")
+    write_table(run.predictions, plain.assign(**{name: judged.predictions[name].to_numpy() for name in ANSWER_COLUMNS}))
+    if run.test_predictions.exists():
+        test = read_predictions(run.test_predictions).drop(columns=ANSWER_COLUMNS, errors="ignore")
+        write_table(run.test_predictions, test.assign(**_new_answers(judged.answers, test["probability"].to_numpy())))
+
+
+def _new_answers(answers: Answers, probability: NDArray[np.float64]) -> dict[str, Any]:
+    said = answers.conformal.answer(probability) if answers.conformal else np.full(len(probability), "refer")
+    return {"calibrated": answers.of_new(probability), "said": said}
+
+
+# ---- anybody's predictions -------------------------------------------------------------------------------------------
+
+
+def judge_file(
+    predictions: Path, data: Path, out: Path, settings: Settings, *, sizes: Path | None = None, command: str = ""
+) -> Run:
+    """Judge a CSV of anybody's held-out predictions with its dataset's tables; no image is opened.
+
+    predictions: a CSV with image_name and probability (or target, as in a submission), perhaps fold. data: the folder
+    of the training table that holds these images. out: gets metrics.json, report.html and figures, as a run folder has
+    them. sizes: a CSV with image_name, width, height. Raises DataError where the file does not go with the table.
+    """
+    given = read_predictions(predictions)
+    dataset = read_dataset(data)
+    table = dataset.train
+    unknown = given.loc[~given["image_name"].isin(table["image_name"]), "image_name"].tolist()
+    if unknown:
+        raise DataError(f"{predictions} has {len(unknown):,} images that {dataset.train_file} lacks: {listed(unknown)}")
+    table = table[table["image_name"].isin(given["image_name"])].reset_index(drop=True)
+    group = groups_of(table, dataset.duplicate_pairs)
+    twice = dropped(table, dataset.duplicate_pairs)
+    remarks = [f"{len(table):,} of {len(dataset.train):,} images of {dataset.train_file.name} are judged"]
+    remarks += [f"{twice.sum():,} duplicates are left out; the first of each set is kept"] if twice.any() else []
+    table, group = table[~twice].reset_index(drop=True), group[~twice]
+    fold = np.full(len(table), -1, np.int64)
+    try:
+        fold = np.asarray(make_folds(table, group, CONTROL_FOLDS, 0.2, settings.seed), np.int64)
+    except DataError as error:
+        remarks.append(f"the controls could not be learned: {error}")
+    table = table.assign(group=group, fold=fold)
+    files = read_sizes(sizes).reindex(table["image_name"]).reset_index(drop=True) if sizes else None
+    rows = given.set_index("image_name").loc[table["image_name"]].reset_index()
+    rows = rows[["image_name", "probability"]].assign(
+        **{name: table[name] for name in ("patient_id", "target", "group")},
+        fold=rows["fold"].astype(int) if "fold" in rows else 0,
+    )
+    judged = judge(rows, table, control_facts(table, files), settings, files)
+    judged.metrics["scope"] = "given"
+    mistakes = evidence.worst_mistakes(judged.predictions)
+    run = Run(out)
+    _write_page(
+        run,
+        judged,
+        page.Report(
+            name=predictions.stem,
+            metrics=judged.metrics,
+            exhibits=page.exhibits(judged.predictions, judged.controls, judged.metrics, table=table, histories={}),
+            mistakes=mistakes,
+            mistake_images=[],
+            mistake_maps=[],
+            settings=None,
+            command=command,
+            remarks=[*dataset.remarks, *remarks],
+            hashes={predictions.name: sha256(predictions), dataset.train_file.name: sha256(dataset.train_file)},
+            limits=page.LIMITS_OF_A_FILE,
+        ),
+        {},
+    )
+    return run
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    """Read a table of predictions: image_name and patient_id as text, probability float64 in [0, 1].
+
+    Where it has no column probability, target is it, as in a submission. Raises DataError for a file that is no such
+    table, an image that is there twice, or a value that is no probability.
+    """
+    text = read_text(path)
+    if "probability" not in text and "target" in text:
+        text = text.rename(columns={"target": "probability"})
+    if not {"image_name", "probability"} <= set(text):
+        raise DataError(
+            f"{path} needs the columns image_name and probability; it has {listed([str(one) for one in text])}"
+        )
+    values = pd.to_numeric(text["probability"], errors="coerce").astype("float64")
+    wrong = text.loc[~values.between(0, 1), "image_name"].tolist()
+    if wrong:
+        raise DataError(f"{path} has {len(wrong):,} values that are no probability, for {listed(wrong)}", wrong)
+    twice = text.loc[text["image_name"].duplicated(), "image_name"].tolist()
+    if twice:
+        raise DataError(f"{path} has images twice: {listed(twice)}; keep one row for each", twice)
+    numbers = {name: pd.to_numeric(text[name]) for name in ("target", "fold", "answer") if name in text}
+    return text.assign(probability=values, **numbers)
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def _write_page(run: Run, judged: Judged, report: page.Report, data: Mapping[str, str]) -> None:
+    """Write metrics.json, the figures, the model card where there are settings of a model, and the page last."""
+    settings, environment = report.settings or Settings(), report.environment or {}
+    facts = facts_of(judged.metrics, settings, data=data, environment={**environment, "command": report.command})
+    write_json(run.metrics, judged.metrics)
+    for exhibit in report.exhibits:
+        save(exhibit.figure, run.figures / f"{exhibit.name}.png")
+    if report.mistake_images:
+        save(mistakes_figure(report.mistake_images, report.mistakes), run.figures / "mistakes.png")
+    if report.settings:
+        told: dict[str, Any] = {"data": data, "environment": environment}
+        card = model_card(report.name, judged.metrics, settings, **told, limits=report.limits, remarks=report.remarks)
+        write_text(run.card, card)
+        report = replace(report, checklists={name: checklist(name, facts) for name in CHECKLISTS})
+    page.write_report(run.report, report)
+
+
+def _data_facts(table: pd.DataFrame, used: pd.DataFrame, prepared: Prepared) -> dict[str, str]:
+    """Say in words what the data is: what a model card and the checklists ask for."""
+    ages, sites = used["age_years"], used["site"].fillna("not recorded").value_counts()
+    sexes = used["sex"].fillna("not recorded").value_counts()
+    blanks = {name: int(used[name].isna().sum()) for name in ("sex", "age_years", "site")}
+    parts = len(set(used["fold"]) - {-1})
+    quartiles = ages.quantile([0.25, 0.5, 0.75]) if ages.notna().any() else None
+    return {
+        "images": f"{len(used):,}",
+        "patients": f"{used['patient_id'].nunique():,}",
+        "melanomas": f"{int(used['target'].sum()):,}",
+        "sites": ", ".join(f"{name} {count:,}" for name, count in sites.items()),
+        "sexes": ", ".join(f"{name} {count:,}" for name, count in sexes.items()),
+        "ages": "" if quartiles is None else "median {1:g} years, quartiles {0:g} and {2:g}".format(*quartiles),
+        "blanks": ", ".join(f"{name} {count:,}" for name, count in blanks.items()),
+        "duplicates": f"{len(table) - len(used):,} of {len(table):,} images were left out as duplicates or for balance",
+        "source": "",
+        "hashes": ", ".join(f"{name} {digest}" for name, digest in prepared.hashes.items()),
+        "folds": f"{parts} folds, patients and duplicates whole" if parts > 1 else "one split, patients whole",
+    }
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a CSV whole or not at all; floats keep what tells them apart."""
+    with replacing(path) as aside:
+        table.to_csv(aside, index=False, float_format="%.9g")
