@@ -85,7 +85,6 @@ def start(
         raise MelanomaError(f"the fold file {settings.folds.file} is not there")
     build_loss(settings.loss)
     check_weights(settings.model)
-    choose(settings.evaluate.engine, settings.evaluate.precision)
     build_backbone(settings.model, settings.images.size_px)  # weights that cannot be had fail now, not after an hour
     begun = create_run(runs, name or default_name(recipe), settings)
     command = ["melanoma", "run", str(data), "--recipe", recipe, *(f"--set={override}" for override in overrides)]
@@ -284,7 +283,10 @@ def folds_of(prepared: Prepared) -> int:
 
 
 def _resolved(settings: Settings) -> Settings:
-    """Pin what would otherwise depend on where and when a run is resumed: paths, and the precision."""
+    """Pin what would otherwise depend on where and when a run is resumed: paths, precisions, and what scores.
+
+    Which precision scores faster is found by timing, so a busy machine may choose otherwise each time.
+    """
     from melanoma.training.train import precision
 
     model, folds = settings.model, settings.folds
@@ -293,7 +295,9 @@ def _resolved(settings: Settings) -> Settings:
     if folds.file:
         folds = folds.model_copy(update={"file": str(Path(folds.file).expanduser().resolve())})
     train = settings.train.model_copy(update={"precision": precision(settings.train)})
-    return settings.model_copy(update={"model": model, "folds": folds, "train": train})
+    choice = choose(settings.evaluate.engine, settings.evaluate.precision)
+    evaluating = settings.evaluate.model_copy(update={"engine": choice.engine, "precision": choice.precision})
+    return settings.model_copy(update={"model": model, "folds": folds, "train": train, "evaluate": evaluating})
 
 
 def _balanced_first(settings: Settings) -> bool:
