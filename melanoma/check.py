@@ -23,6 +23,7 @@ from melanoma.data.records import SPELLINGS, Dataset, read_dataset, read_sizes, 
 from melanoma.data.sources import find_images, spare_images
 from melanoma.errors import DataError, UsageError, listed
 from melanoma.evaluation.control import control_figure, control_probabilities
+from melanoma.evaluation.intervals import expected_noise
 from melanoma.evaluation.metrics import auc
 from melanoma.inference.submission import examine_submission
 from melanoma.prepare import Counting, Twins, find_twins, prepare_images, shared_with_test, silent, under_two_patients
@@ -30,6 +31,7 @@ from melanoma.prepare import Counting, Twins, find_twins, prepare_images, shared
 SCHEMA_VERSION = 1
 CONTROL_FOLDS = 5
 GIVEN_AWAY = 0.99  # one column with this AUC, on patients it was not learned from, is the answer in disguise
+USUAL_AUC = 0.9
 KNOWN_FEATURES = ("age_years", "sex", "site")
 ANSWERS = ("target", "benign_malignant", "diagnosis")
 Int64Array = NDArray[np.int64]
@@ -375,5 +377,21 @@ def _look_at_submission(check: Check, submission: Path, dataset: Dataset) -> Non
     if dataset.test is None:
         check.error("submission", f"{submission} cannot be held against a test table: there is none")
         return
-    for finding in examine_submission(submission, list(dataset.test["image_name"])):
+    names = list(dataset.test["image_name"])
+    reference = dict(zip(names, _table_alone(dataset.train, dataset.test), strict=True))
+    for finding in examine_submission(submission, names, reference=reference):
         check.findings.append(Finding("submission", finding.severity, finding.text))
+    melanomas = round(len(names) * float(dataset.train["target"].mean()))
+    noise = expected_noise(USUAL_AUC, melanomas, len(names) - melanomas)
+    if noise is not None:
+        text = f"about {melanomas:,} melanomas among {len(names):,} test images, if they are as frequent as in training"
+        check.remark("submission", f"{text}: chance alone moves an AUC of {USUAL_AUC} by {noise:.3f} (one deviation)")
+
+
+def _table_alone(train: pd.DataFrame, test: pd.DataFrame) -> NDArray[np.float64]:
+    """Score the test table by age, sex and site alone: what a submission should rather agree with than contradict."""
+    both = pd.concat([train, test], ignore_index=True)
+    target = both["target"].fillna(0).astype(int)
+    held = np.where(np.arange(len(both)) < len(train), -1, 0)
+    facts = next(iter(control_facts(both).values()))
+    return control_probabilities(facts.values, target, held)[len(train) :]

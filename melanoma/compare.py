@@ -149,7 +149,7 @@ def blend_runs(folders: Sequence[Path], out: Path, *, seed: int = 0) -> dict[str
         "candidates": [_told(one, names) for one in candidates],
         "nested_auc": nested_blend_auc(target, scores, names, parts),
         "images": len(rows),
-        "leaderboard": expected_noise(target, chosen.apply(scores), len(expected)),
+        "leaderboard": noise_of(target, chosen.apply(scores), len(expected)),
         "remarks": remarks,
     }
     write_json(out.with_suffix(".json"), found)
@@ -183,7 +183,7 @@ def noise_in_words(noise: dict[str, Any]) -> str:
     return f"expected leaderboard noise, a standard deviation of AUC: {', '.join(told)}"
 
 
-def expected_noise(target: Any, probability: Any, test_images: int) -> dict[str, Any]:
+def noise_of(target: Any, probability: Any, test_images: int) -> dict[str, Any]:
     """Say how far chance alone moves a leaderboard's AUC, if the test table has as large a share of melanomas.
 
     Standard deviations of the AUC, on the public share of the test images and on the rest; None where undefined.

@@ -22,7 +22,7 @@ from melanoma.data.records import read_dataset, read_sizes, read_text
 from melanoma.errors import DataError, listed
 from melanoma.evaluation import evidence
 from melanoma.evaluation.answers import Answers, learn_answers
-from melanoma.evaluation.context import cross_fitted_context, fit_context
+from melanoma.evaluation.context import Context, cross_fitted_context, fit_context
 from melanoma.evaluation.control import Control, control_probabilities
 from melanoma.evaluation.intervals import auc_interval, figure
 from melanoma.evaluation.metrics import auc
@@ -40,7 +40,7 @@ from melanoma.runs import Run
 CONTROL_FOLDS = 5
 MOST_CHANGED = 400  # lesions that are turned, mirrored, brightened
 MOST_PASSES = 16_000  # through the network, for all their changes and views
-ANSWER_COLUMNS = ["calibrated", "said"]
+ANSWER_COLUMNS = ["calibrated", "said", "with_context"]
 FROM_THE_TABLE = ["site", "sex", "age_years", "source"]
 
 
@@ -81,19 +81,21 @@ def judge(
     rows = rows.assign(calibrated=answers.calibrated, said=answers.said)
     metrics = evidence.evaluate(rows, judging, settings.seed, controls, answers)
     if judging.context:
-        metrics["with_context"] = _with_context(rows, answers, settings)
+        metrics["with_context"], in_context = _with_context(rows, answers, settings)
+        rows = rows.assign(with_context=in_context)
     return Judged(rows, controls, answers, metrics)
 
 
-def _with_context(rows: pd.DataFrame, answers: Answers, settings: Settings) -> dict[str, Any]:
-    """Judge scores that also look at the patient's other images; a patient is whole in one part."""
+def _with_context(rows: pd.DataFrame, answers: Answers, settings: Settings) -> tuple[dict[str, Any], Any]:
+    """Judge scores that also look at the patient's other images; give them, cross-fitted, too."""
     target, probability, patient = (rows[name].to_numpy() for name in ("target", "probability", "patient_id"))
-    scores = cross_fitted_context(target, probability, patient, answers.part)
-    learned = fit_context(target, probability, patient)
-    if learned is None or np.isnan(scores).any():
-        return {"auc": figure(None, None, "no patient's images tell more than each alone"), "weights": None}
+    scores, learned = cross_fitted_context(target, probability, patient, answers.part), None
+    if not np.isnan(scores).any():
+        learned = fit_context(target, probability, patient)
+    if learned is None:
+        return {"auc": figure(None, None, "no patient's images tell more together than alone"), "weights": None}, np.nan
     interval = auc_interval(target, scores, patient, samples=settings.evaluate.bootstrap_samples, seed=settings.seed)
-    return {"auc": figure(auc(target, scores), interval), "weights": learned.to_json()}
+    return {"auc": figure(auc(target, scores), interval), "weights": learned.to_json()}, scores
 
 
 # ---- a run -----------------------------------------------------------------------------------------------------------
@@ -102,7 +104,8 @@ def _with_context(rows: pd.DataFrame, answers: Answers, settings: Settings) -> d
 def judge_run(run: Run, settings: Settings, prepared: Prepared) -> None:
     """Write a run's calibration.json, metrics.json, figures, report and model card from its predictions.
 
-    predictions.csv and test_predictions.csv get the calibrated probability and the conformal answer of each row.
+    predictions.csv and test_predictions.csv get the calibrated probability, the conformal answer, and where
+    evaluate.context asks for it the probability with context, of each row.
     """
     # ---- what is known without a look at a lesion, on the run's own folds ----------------------------------------
     table = prepared.table.assign(fold=prepared.fold, group=prepared.group)[prepared.kept]
@@ -215,10 +218,14 @@ def _write_answers(run: Run, judged: Judged) -> None:
     context = judged.metrics.get("with_context", {}).get("weights")
     write_json(run.calibration, {**judged.answers.to_json(), "thresholds": points, "context": context})
     plain = read_predictions(run.predictions).drop(columns=ANSWER_COLUMNS, errors="ignore")
-    write_table(run.predictions, plain.assign(**{name: judged.predictions[name].to_numpy() for name in ANSWER_COLUMNS}))
+    answered = [name for name in ANSWER_COLUMNS if name in judged.predictions]
+    write_table(run.predictions, plain.assign(**{name: judged.predictions[name].to_numpy() for name in answered}))
     if run.test_predictions.exists():
         test = read_predictions(run.test_predictions).drop(columns=ANSWER_COLUMNS, errors="ignore")
-        write_table(run.test_predictions, test.assign(**_new_answers(judged.answers, test["probability"].to_numpy())))
+        test = test.assign(**_new_answers(judged.answers, test["probability"].to_numpy()))
+        if context:
+            test["with_context"] = Context.from_json(context).apply(test["probability"], test["patient_id"])
+        write_table(run.test_predictions, test)
 
 
 def _new_answers(answers: Answers, probability: NDArray[np.float64]) -> dict[str, Any]:

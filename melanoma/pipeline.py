@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from melanoma.compare import noise_in_words, noise_of
 from melanoma.config import Settings, load_settings
 from melanoma.data.cache import Cache
 from melanoma.data.encode import Encoder
@@ -26,8 +27,8 @@ from melanoma.files import sha256, write_json
 from melanoma.inference.bundle import RESEARCH_ONLY, Bundle, read_bundle, write_bundle
 from melanoma.inference.engine import Engine, choose
 from melanoma.inference.predict import score
-from melanoma.inference.submission import write_submission
-from melanoma.judge import judge_run, write_table
+from melanoma.inference.submission import examine_submission, write_submission
+from melanoma.judge import judge_run, read_predictions, write_table
 from melanoma.machine import cores, installed_version
 from melanoma.prepare import Prepared, prepare
 from melanoma.runs import CACHE, Run, create_run, default_name, open_run
@@ -255,6 +256,11 @@ def submit(run: Run, prepared: Prepared) -> None:
     predictions = pd.read_csv(run.test_predictions, dtype={"image_name": str})
     expected = list(prepared.test["image_name"])
     write_submission(run.submission, expected, list(predictions["image_name"]), list(predictions["probability"]))
+    for finding in examine_submission(run.submission, expected):
+        note(f"{run.submission.name}: {finding.text}")
+    if run.predictions.exists():
+        held_out = read_predictions(run.predictions)
+        note(noise_in_words(noise_of(held_out["target"], held_out["probability"], len(expected))))
 
 
 def environment(settings: Settings) -> dict[str, Any]:

@@ -237,6 +237,35 @@ def test_a_submission_is_held_against_the_test_table(data: Path) -> None:
     assert {one.kind for one in checked(data, images=False, submission=path).of("error")} == {"submission"}
 
 
+def test_a_submission_that_contradicts_the_table_looks_inverted(tmp_path: Path) -> None:
+    random, sexes = np.random.default_rng(0), np.array(["male", "female"])
+    for name, rows in (("train", 400), ("test", 200)):
+        old = random.random(rows) < 0.5
+        target = (random.random(rows) < np.where(old, 0.6, 0.05)).astype(int)
+        table = pd.DataFrame(
+            {
+                "image_name": [f"{name}{row}" for row in range(rows)],
+                "patient_id": [f"{name}{row}" for row in range(rows)],
+                "sex": sexes[random.integers(2, size=rows)],
+                "age_approx": np.where(old, 75, 30),
+                "anatom_site_general_challenge": "torso",
+                "target": target,
+            }
+        )
+        (table if name == "train" else table.drop(columns="target")).to_csv(tmp_path / f"{name}.csv", index=False)
+        score = np.where(old, 0.3, 0.1) + random.random(rows) / 10
+        submission = pd.DataFrame({"image_name": table["image_name"], "target": score})
+    submission.to_csv(tmp_path / "right.csv", index=False)
+    submission.assign(target=0.45 - submission["target"]).to_csv(tmp_path / "inverted.csv", index=False)
+    (tmp_path / "data").mkdir()
+    for name in ("train.csv", "test.csv"):
+        (tmp_path / name).rename(tmp_path / "data" / name)
+    right = checked(tmp_path / "data", images=False, submission=tmp_path / "right.csv")
+    assert "inverted" not in texts(right, "remark")
+    assert "chance alone moves" in texts(right, "remark")
+    assert "inverted" in texts(checked(tmp_path / "data", images=False, submission=tmp_path / "inverted.csv"), "remark")
+
+
 def test_too_few_melanomas_leave_the_controls_out_with_the_reason(data: Path) -> None:
     change(data / "train.csv", lambda rows: rows.assign(target=["1", *["0"] * (len(rows) - 1)], benign_malignant=""))
     found = checked(data, images=False)

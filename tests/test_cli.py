@@ -12,8 +12,9 @@ from melanoma.cli import app
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = [
-    "check", "compare", "demo", "doctor", "download", "evaluate", "export", "prepare", "resume", "run", "submit", "train",
-]  # fmt: skip
+    *("check", "compare", "demo", "doctor", "download", "evaluate", "export"),
+    *("prepare", "resume", "run", "submit", "train"),
+]
 
 
 def melanoma(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:

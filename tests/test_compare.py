@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from melanoma.compare import blend_runs, blend_summary, compare, expected_noise, summary, verdict
+from melanoma.compare import blend_runs, blend_summary, compare, noise_of, summary, verdict
 from melanoma.config import Settings
 from melanoma.errors import DataError, MelanomaError, UsageError
 from melanoma.evaluation.intervals import delong_difference
@@ -111,8 +111,8 @@ def test_runs_with_other_test_tables_are_not_blended_and_nothing_is_written(tmp_
 def test_the_noise_of_a_leaderboard_shrinks_with_its_melanomas() -> None:
     random = np.random.default_rng(0)
     target = random.random(20_000) < 0.018
-    noise = expected_noise(target, random.normal(size=20_000) + 2 * target, 10_982)
+    noise = noise_of(target, random.normal(size=20_000) + 2 * target, 10_982)
     assert noise["public"]["images"] + noise["private"]["images"] == 10_982
     assert 40 < noise["public"]["melanomas"] < 80
     assert noise["private"]["standard_deviation"] < noise["public"]["standard_deviation"]
-    assert expected_noise([0, 0], [0.1, 0.2], 100)["public"]["standard_deviation"] is None
+    assert noise_of([0, 0], [0.1, 0.2], 100)["public"]["standard_deviation"] is None

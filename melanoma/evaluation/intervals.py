@@ -132,6 +132,18 @@ def leaderboard_noise(target: ArrayLike, probability: ArrayLike, melanomas: int,
     return float(np.sqrt(of_melanomas / melanomas + of_benign / benign)) or None
 
 
+def expected_noise(area: float, melanomas: int, benign: int) -> float | None:
+    """Return the standard deviation by chance of an AUC that nothing but its size is known of; None without a class.
+
+    Source: Hanley and McNeil 1982, doi:10.1148/radiology.143.1.7063747.
+    """
+    if melanomas < 1 or benign < 1:
+        return None
+    two_melanomas, two_benign = area / (2 - area), 2 * area**2 / (1 + area)
+    variance = area * (1 - area) + (melanomas - 1) * (two_melanomas - area**2) + (benign - 1) * (two_benign - area**2)
+    return float((variance / (melanomas * benign)) ** 0.5)
+
+
 # ---- bootstrap -------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,139 @@
+"""Anybody's held-out predictions become evidence, or are refused with the reason."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from melanoma.config import Settings, load_settings
+from melanoma.data.synthetic import make_dataset
+from melanoma.errors import DataError
+from melanoma.evaluation.answers import learn_answers, operating_points
+from melanoma.evaluation.conformal import Conformal
+from melanoma.evaluation.metrics import at_threshold, auc
+from melanoma.evaluation.recalibration import Calibrator
+from melanoma.judge import judge_file, read_predictions
+from melanoma.runs import Run
+
+SETTINGS = load_settings("demo", ["evaluate.bootstrap_samples=100"])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("embedded") / "data"
+    make_dataset(folder, images=400, test_images=20)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictions(data: Path) -> Path:
+    table = pd.read_csv(data / "train.csv")
+    logit = 2 * table["target"] + np.random.default_rng(0).normal(size=len(table)) - 2
+    path = data.parent / "predictions.csv"
+    table[["image_name"]].assign(probability=1 / (1 + np.exp(-logit))).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def judged(data: Path, predictions: Path) -> Run:
+    return judge_file(predictions, data, predictions.parent / "report", SETTINGS, command="melanoma evaluate")
+
+
+def test_a_csv_gets_metrics_figures_and_a_page(judged: Run, data: Path, predictions: Path) -> None:
+    found = json.loads(judged.metrics.read_text())
+    table = pd.read_csv(data / "train.csv").merge(pd.read_csv(predictions), on="image_name")
+    pairs = pd.read_csv(next(data.glob("*uplicate*.csv"))) if list(data.glob("*uplicate*.csv")) else None
+    assert found["scope"] == "given"
+    assert found["images"] == len(table) - (len(pairs) if pairs is not None else 0)
+    assert found["auc"]["value"] == pytest.approx(auc(table["target"], table["probability"]), abs=0.01)
+    assert found["controls"][0]["name"] == "age, sex and site"
+    assert found["subgroups"]
+    text = judged.report.read_text()
+    assert "this page cannot tell" in text
+    assert (judged.figures / "decision.png").is_file()
+    assert not judged.card.exists()  # nobody knows the model
+
+
+def test_the_target_of_a_submission_is_its_probability(data: Path, predictions: Path, tmp_path: Path) -> None:
+    pd.read_csv(predictions).rename(columns={"probability": "target"}).to_csv(tmp_path / "s.csv", index=False)
+    run = judge_file(tmp_path / "s.csv", data, tmp_path / "report", SETTINGS)
+    first, second = (
+        json.loads(path.read_text())["auc"] for path in (run.metrics, predictions.parent / "report/metrics.json")
+    )
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.assign(image_name=["nobody", *table["image_name"][1:]]), "nobody"),
+        (lambda table: table.assign(probability=[1.5, *table["probability"][1:]]), "no probability"),
+        (lambda table: table.assign(probability=["", *table["probability"][1:]]), "no probability"),
+        (lambda table: pd.concat([table, table[:1]]), "twice"),
+        (lambda table: table.rename(columns={"probability": "score"}), "image_name and probability"),
+    ],
+)
+def test_what_does_not_go_with_the_table_is_refused_and_nothing_is_written(
+    data: Path, predictions: Path, tmp_path: Path, change: Callable[[pd.DataFrame], pd.DataFrame], message: str
+) -> None:
+    change(pd.read_csv(predictions, dtype=object)).to_csv(tmp_path / "wrong.csv", index=False)
+    with pytest.raises(DataError, match=message):
+        judge_file(tmp_path / "wrong.csv", data, tmp_path / "report", SETTINGS)
+    assert not (tmp_path / "report").exists()
+
+
+def test_one_class_only_is_judged_as_far_as_it_goes(data: Path, predictions: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(data / "train.csv")
+    benign = table.loc[table["target"] == 0, "image_name"]
+    rows = pd.read_csv(predictions)
+    rows[rows["image_name"].isin(benign)].to_csv(tmp_path / "benign.csv", index=False)
+    run = judge_file(tmp_path / "benign.csv", data, tmp_path / "report", SETTINGS)
+    found = json.loads(run.metrics.read_text())
+    assert found["auc"]["value"] is None
+    assert "no melanoma" in found["auc"]["reason"]
+    assert "n/a" in run.report.read_text()
+
+
+def test_predictions_are_read_with_their_own_spelling(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("﻿Image_Name;Probability;Fold\nI1;0.25;0\nI2;1;1\n", encoding="utf-8")
+    found = read_predictions(tmp_path / "p.csv")
+    assert found["image_name"].tolist() == ["I1", "I2"]
+    assert found["probability"].tolist() == [0.25, 1.0]
+    assert found["fold"].tolist() == [0, 1]
+
+
+def drawn(rows: int = 1500) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    random = np.random.default_rng(3)
+    target = random.random(rows) < 0.2
+    return target, 1 / (1 + np.exp(2 - 2 * target - random.normal(size=rows))), np.arange(rows) // 3
+
+
+def test_thresholds_come_from_other_patients_and_are_applied_as_they_are() -> None:
+    target, probability, patient = drawn()
+    answers = learn_answers(target, probability, patient, Settings().evaluate, 0)
+    assert all(len(set(answers.part[patient == one])) == 1 for one in range(20))
+    draws = {"samples": 100, "seed": 0}
+    points = operating_points(target, probability, answers.part, patient, prevalence=0.05, draws=draws)
+    for point in points:
+        assert point["sensitivity"]["value"] == pytest.approx(point["wanted_sensitivity"], abs=0.05)
+        assert point["sensitivity"]["low"] < point["sensitivity"]["value"] < point["sensitivity"]["high"]
+        on_all = at_threshold(target, probability, point["threshold"])
+        assert on_all["sensitivity"] >= point["wanted_sensitivity"]  # type: ignore[operator]
+        assert 0 < point["ppv"] < 0.5
+        assert point["number_needed_to_biopsy"] == pytest.approx(1 / point["ppv"])
+
+
+def test_answers_for_another_prevalence_are_lower_where_melanomas_are_rarer() -> None:
+    target, probability, patient = drawn()
+    usual = learn_answers(target, probability, patient, Settings().evaluate, 0)
+    rarer_settings = load_settings("cpu", ["evaluate.prevalence=0.02"]).evaluate
+    rarer = learn_answers(target, probability, patient, rarer_settings, 0)
+    assert usual.calibrated.mean() == pytest.approx(target.mean(), abs=0.02)
+    assert rarer.calibrated.mean() < usual.calibrated.mean() / 3
+    assert (rarer.of_new([0.3]) < usual.of_new([0.3])).all()
+    saved = json.loads(json.dumps(rarer.to_json()))
+    assert Calibrator.from_json(saved["calibrator"]) == rarer.calibrator
+    assert Conformal.from_json(saved["conformal"]) == rarer.conformal
