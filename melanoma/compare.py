@@ -15,7 +15,6 @@ from melanoma.evaluation.blend import (
     choose_blend,
     common_rows,
     nested_blend_auc,
-    patient_parts,
 )
 from melanoma.evaluation.intervals import (
     Interval,
@@ -26,6 +25,7 @@ from melanoma.evaluation.intervals import (
     ranking_measures,
     share_interval,
 )
+from melanoma.evaluation.recalibration import parts_by_patient
 from melanoma.files import write_json
 from melanoma.inference.submission import write_submission
 from melanoma.judge import read_predictions
@@ -141,7 +141,7 @@ def blend_runs(folders: Sequence[Path], out: Path, *, seed: int = 0) -> dict[str
             raise DataError(f"{name} and {names[0]} scored different test tables; blend runs on the same dataset")
     answer = chosen.apply(np.stack([test["probability"].to_numpy(np.float64) for test in tests]))
     write_submission(out, expected, expected, list(answer))
-    parts = patient_parts(target, rows["patient_id"].to_numpy(), seed=seed)
+    parts = parts_by_patient(rows["patient_id"].to_numpy(), 5, seed, target)
     found = {
         "schema_version": SCHEMA_VERSION,
         "submission": str(out),

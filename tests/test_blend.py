@@ -152,21 +152,6 @@ def test_without_other_parts_or_a_class_there_is_no_nested_figure() -> None:
         blend.nested_blend_auc(target, scores, ["a", "b"], [0, 1])
 
 
-def test_parts_hold_patients_whole_and_share_the_melanomas() -> None:
-    random = np.random.default_rng(0)
-    patient = np.array([f"p{number}" for number in random.integers(200, size=1000)])
-    target = random.random(1000) < 0.03
-    part = blend.patient_parts(target, patient, 5, seed=1)
-    rows = pd.DataFrame({"patient": patient, "target": target, "part": part})
-    assert not rows[["patient", "part"]].drop_duplicates()["patient"].duplicated().any()
-    ill = rows[rows["target"]].groupby("part")["patient"].nunique()
-    assert len(ill) == 5
-    assert ill.max() - ill.min() <= 1
-    np.testing.assert_array_equal(part, blend.patient_parts(target, patient, 5, seed=1))
-    assert (part != blend.patient_parts(target, patient, 5, seed=2)).any()
-    assert blend.patient_parts([], []).shape == (0,)
-
-
 # ---- tables ----------------------------------------------------------------------------------------------------------
 
 

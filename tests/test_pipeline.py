@@ -17,10 +17,13 @@ from tiny import TINY
 from melanoma import pipeline
 from melanoma.data.synthetic import make_dataset
 from melanoma.errors import DataError, MelanomaError, ModelError, UsageError
+from melanoma.evaluation.conformal import Conformal
 from melanoma.evaluation.metrics import auc
+from melanoma.evaluation.recalibration import Calibrator
 from melanoma.inference.bundle import read_bundle
 from melanoma.inference.engine import Engine, choose
 from melanoma.inference.predict import dihedral, score
+from melanoma.inference.robustness import CHANGES, changed_scores
 from melanoma.runs import Run
 from melanoma.training.progress import Interrupted, TrainingProgress
 
@@ -66,6 +69,54 @@ def test_metrics_are_what_the_predictions_say(whole: Run) -> None:
     assert metrics["auc"]["value"] == pytest.approx(auc(predictions["target"], predictions["probability"]))
     assert metrics["images"] == len(predictions)
     assert metrics["control"]["auc"]["value"] is not None
+
+
+def test_answers_are_saved_as_plain_numbers_that_give_the_files_own_answers(whole: Run) -> None:
+    saved, test = json.loads(whole.calibration.read_text()), pd.read_csv(whole.test_predictions)
+    calibrated = Calibrator.from_json(saved["calibrator"]).apply(test["probability"])
+    np.testing.assert_allclose(calibrated, test["calibrated"], rtol=1e-6)
+    if saved["conformal"]:
+        assert (Conformal.from_json(saved["conformal"]).answer(test["probability"]) == test["said"]).all()
+    assert set(saved["thresholds"]) == {"0.8", "0.9", "0.95"}
+    held_out = pd.read_csv(whole.predictions)
+    assert set(held_out["said"]) <= {"melanoma", "benign", "refer"}
+    assert held_out["calibrated"].between(0, 1).all()
+    assert "with_context" not in held_out
+
+
+def test_evidence_holds_controls_subgroups_and_robustness(whole: Run) -> None:
+    found = json.loads(whole.metrics.read_text())
+    assert [control["name"] for control in found["controls"]][-1] == "colour"
+    assert {row["by"] for row in found["subgroups"]} >= {"site", "sex", "age"}
+    changes = found["robustness"]["changes"]
+    assert len(changes) == len(CHANGES)
+    assert all(0 <= change["crossed"]["value"] <= 1 for change in changes)
+    assert "## " in whole.card.read_text()
+    page = whole.report.read_text()
+    assert "author to complete" in page
+    assert "Activation map of lesion" in page
+
+
+def test_scores_with_context_are_off_by_default_and_labelled(whole: Run, tmp_path: Path) -> None:
+    copy = Run(tmp_path / "copy")
+    shutil.copytree(whole.folder, copy.folder)
+    settings = copy.settings(["evaluate.context=true"])
+    pipeline.evaluate(copy, settings, pipeline.reopen(copy, settings))
+    found = json.loads(copy.metrics.read_text())
+    assert "with_context" in found
+    assert "With context" in copy.report.read_text()
+    if found["with_context"]["weights"]:
+        assert pd.read_csv(copy.test_predictions)["with_context"].between(0, 1).all()
+
+
+def test_turning_a_picture_leaves_the_mean_over_all_turns_alone(whole: Run) -> None:
+    engine = Engine(read_bundle(whole.folder).networks[0], choose(precision="float32"))
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    eight, one = (changed_scores(engine, images, views=views) for views in (8, 1))
+    assert set(eight) == {"", *CHANGES}
+    for name in ("turned by 90°", "turned by 180°", "mirrored left to right"):
+        np.testing.assert_allclose(eight[name], eight[""], atol=1e-6)
+    assert any(np.abs(one[name] - one[""]).max() > 1e-6 for name in CHANGES)
 
 
 AGAIN = """

@@ -116,20 +116,6 @@ def nested_blend_auc(target: ArrayLike, scores: ArrayLike, names: Sequence[str],
     return float(np.average(areas, weights=pairs)) if areas else None
 
 
-def patient_parts(target: ArrayLike, patient: ArrayLike, parts: int = 5, seed: int = 0) -> NDArray[np.int64]:
-    """Deal patients into parts, whole: int64 (rows,), 0 to `parts` - 1; those with a melanoma are spread evenly.
-
-    patient: (rows,) of any kind of name that can be sorted. Raises ValueError where the lengths differ.
-    """
-    person = np.unique(np.asarray(patient), return_inverse=True)[1]
-    truth = checked(target, np.zeros(len(person)))[0]
-    order = np.random.default_rng(seed).permutation(person.max(initial=-1) + 1)
-    ill = np.bincount(person, truth, len(order)) > 0
-    dealt = np.empty(len(order), np.int64)
-    dealt[order[np.argsort(~ill[order], kind="stable")]] = np.arange(len(order)) % parts
-    return dealt[person]
-
-
 # ---- tables ----------------------------------------------------------------------------------------------------------
 
 
