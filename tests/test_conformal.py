@@ -109,7 +109,7 @@ def test_answering_needs_neither_scikit_learn_nor_pandas() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-RUN = Path(__file__).parents[1] / "docs" / "results" / "cpu" / "predictions.csv"
+RUN = Path(__file__).parents[1] / "docs" / "results" / "cpu-five-folds" / "predictions.csv"
 
 
 @pytest.mark.skipif(not RUN.exists(), reason="no kept predictions of a real run")
