@@ -149,9 +149,9 @@ def check_data(
     facts = control_facts(table[clean], None if files is None else files[clean], colour)
     rows = table[clean]
     draws = {"samples": settings.evaluate.bootstrap_samples, "seed": settings.seed}
-    for name, known in facts.items():
+    held = fold[clean] >= 0
+    for name, known in facts.items() if held.any() else []:
         probability = control_probabilities(known.values, rows["target"], fold[clean], settings.seed)
-        held = fold[clean] >= 0
         reached = control_figure(rows["target"][held], probability[held], rows["patient_id"][held], **draws)
         check.controls.append({"name": name, "features": list(known.names), "auc": reached})
     _look_for_shortcuts(check, None if files is None else files[clean], rows["target"])
@@ -176,10 +176,10 @@ def summary(check: Check) -> str:
     counts, lines = check.counts, []
     if counts:
         test = f"; {counts['test_images']:,} test images" if counts["test_images"] else ""
-        share = counts["melanomas"] / max(counts["train_images"], 1)
+        share = 100 * counts["melanomas"] / max(counts["train_images"], 1)
         lines.append(
             f"{check.folder}: {counts['train_images']:,} training images of {counts['patients']:,} patients, "
-            f"{counts['melanomas']:,} melanomas ({share:.1%}){test}"
+            f"{counts['melanomas']:,} melanomas ({share:.1f} %){test}"
         )
     for severity, title in (("error", "errors"), ("remark", "remarks")):
         found = check.of(severity)  # type: ignore[arg-type]
@@ -189,7 +189,7 @@ def summary(check: Check) -> str:
         lines += ["", title, *_control_lines(check.controls)]
     if check.not_looked_at:
         lines += ["", "not looked at: " + "; ".join(check.not_looked_at)]
-    return "\n".join(lines)
+    return "\n".join(lines).strip()
 
 
 def _control_lines(controls: Sequence[dict[str, Any]]) -> list[str]:
@@ -215,7 +215,7 @@ def _look_at_tables(check: Check, dataset: Dataset) -> None:
         if path is None or rows is None:
             continue
         blank = {name: int(rows[name].isna().sum()) for name in KNOWN_FEATURES}
-        told = ", ".join(f"{name} {count:,}" for name, count in blank.items() if count)
+        told = ", ".join(f"{name} {count:,}" for name, count in blank.items() if 0 < count < len(rows))
         if told:
             check.remark(
                 "blanks", f"{path.name}: {told} of {len(rows):,} rows are blank; they are filled, and marked so"
@@ -362,7 +362,9 @@ def _shares_by_size(files: pd.DataFrame, target: "pd.Series[int]", least: int = 
     size = files["width"].map("{:g}".format) + " x " + files["height"].map("{:g}".format)
     by_size = target.groupby(size.to_numpy()).agg(["size", "mean"]).sort_values("size", ascending=False)
     frequent = by_size[by_size["size"] >= least]
-    return [f"{name}: {row['size']:,.0f} images, {row['mean']:.1%} melanomas" for name, row in frequent.iterrows()]
+    return [
+        f"{name}: {row['size']:,.0f} images, {100 * row['mean']:.1f} % melanomas" for name, row in frequent.iterrows()
+    ]
 
 
 def _numbers(column: "pd.Series[str]") -> NDArray[np.float64]:

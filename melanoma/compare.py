@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from melanoma.errors import DataError, MelanomaError, UsageError
+from melanoma.errors import DataError, MelanomaError, UsageError, listed
 from melanoma.evaluation import metrics
 from melanoma.evaluation.answers import SENSITIVITIES
 from melanoma.evaluation.blend import (
@@ -208,6 +208,8 @@ def _told(candidate: Candidate, names: Sequence[str]) -> dict[str, Any]:
 
 def _names(paths: Sequence[Path]) -> list[str]:
     """Name runs by their folders; by their whole paths where two folders are named alike."""
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UsageError(f"one run is named twice among {listed([str(path) for path in paths])}; give different ones")
     names = [path.name for path in paths]
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
 

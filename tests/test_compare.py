@@ -103,6 +103,8 @@ def test_runs_with_other_test_tables_are_not_blended_and_nothing_is_written(tmp_
     one, other = made_run(tmp_path, "one", 2, 1), made_run(tmp_path, "other", 2, 2, test_names=30)
     with pytest.raises(DataError, match="different test tables"):
         blend_runs([one.folder, other.folder], tmp_path / "submission.csv")
+    with pytest.raises(UsageError, match="named twice"):
+        blend_runs([one.folder, one.folder], tmp_path / "submission.csv")
     with pytest.raises(UsageError, match="two runs"):
         blend_runs([one.folder], tmp_path / "submission.csv")
     assert not (tmp_path / "submission.csv").exists()
