@@ -351,7 +351,7 @@ def _look_for_shortcuts(check: Check, files: pd.DataFrame | None, target: "pd.Se
     for control in check.controls:
         area = control["auc"]
         if control["name"] in ("width and height", "colour") and area["low"] is not None and area["low"] > 0.5:
-            told = f"{control['name']} alone reach AUC {area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f})"
+            told = f"{control['name']} alone: AUC {area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f})"
             shares = _shares_by_size(files, target) if files is not None and control["name"] != "colour" else []
             example = f": {listed(shares, 3)}" if shares else ""
             check.remark("shortcut", f"{told}, so how a picture was taken gives answers away{example}", shares)

@@ -7,7 +7,7 @@ opens no file: hashes and thumbnails are given to it.
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, product
 
 import cv2
 import numpy as np
@@ -28,12 +28,15 @@ Int64Array = NDArray[np.int64]
 # alike: the 58 above 0.75 are each one lesion; from 0.69 downwards come dark spots on pale skin.
 SAME_PICTURE = 0.75
 COARSE_CORRELATION = 0.66  # first look, 16 x 16; 0.62 finds 57 pairs, not 55, among three times as many
+CUT_CORRELATION = 0.8  # the same, where one is compared with the middle of the other
 SHIFTED_CORRELATION = 0.67  # second look, 32 x 32, moved by up to MOST_SHIFT_PX
+SURE_CORRELATION = 0.9  # above it all 151 pairs of those images also passed the last look
 MOST_SHIFT_PX = 4
-MOST_LOOKED_AT = 10_000  # pairs that get the last and slow look, the likeliest first: bounds the time
+MOST_LOOKED_AT = 20_000  # pairs that get the last and slow look, the likeliest first: bounds the time
 MOST_CANDIDATES = 2_000_000  # bounds the memory, where very many pictures are nearly the same
 BLOCK = 512
-TURNS = (0, 1, 4, 5)  # as it is, mirrored, by half, both: pictures are wider than high, so not by a quarter
+TURNS = tuple(range(8))  # by quarters, as it is and mirrored: of a square thumbnail each is exact
+MIDDLES = (1.0, 0.91, 0.83)  # shares of the side: what was cut to 0.79 of it, or less, is near one of them
 ALIGNMENT_STEPS = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 15, 1e-4)
 
 
@@ -93,29 +96,31 @@ def same_bytes(hashes: "pd.Series[str]") -> list[Pair]:
 
 
 def near_duplicates(image_names: Sequence[str], thumbnails: NDArray[np.uint8]) -> list[Pair]:
-    """Pair the images that show one picture: recoloured, compressed anew, cut otherwise, turned or mirrored.
+    """Pair the images that show one picture: recoloured, compressed anew, resized, cut round its middle, turned.
 
     thumbnails: uint8 RGB (images, 64, 64, 3), the whole image squashed to the square.
     Local contrast (brightness less its surroundings, over its spread, so that colour and light drop out) within
-    a disc (so that dark corners drop out) is compared coarsely over all pairs and turns, then in its best shift;
-    what is left is aligned by an affine map (Evangelidis and Psarakis 2008, doi:10.1109/TPAMI.2008.113) and its
-    finest detail correlated. Pairs come in the order of the images. Other photographs of a lesion are mostly
-    not found.
+    a disc (so that dark corners drop out) is compared coarsely over all pairs, turns and middles, then in its best
+    shift; what is not sure by then is aligned by an affine map (Evangelidis and Psarakis 2008,
+    doi:10.1109/TPAMI.2008.113) and its finest detail correlated. Pairs come in the order of the images. Other
+    photographs of a lesion are mostly not found.
     """
     if len(thumbnails) < 2:
         return []
-    outlines = _outlines(thumbnails)
-    candidates = _best_shifted(outlines, _alike(outlines))
+    outlines = [_outlines(thumbnails, middle) for middle in MIDDLES]
+    candidates, sure = _best_shifted(outlines, _alike(outlines))
 
     def detail_agrees(candidate: Int64Array) -> bool:
-        row, other, turn = candidate.tolist()
-        correlation = _aligned_correlation(_grey(thumbnails[row]), _turned(_grey(thumbnails[other]), turn))
+        row, other, turn, middle = candidate.tolist()
+        pictures = _grey(thumbnails[row]), _turned(_grey(thumbnails[other]), turn)
         release(thumbnails)
-        return correlation >= SAME_PICTURE
+        return _aligned_correlation(*pictures, MIDDLES[middle]) >= SAME_PICTURE
 
+    unsure = np.flatnonzero(~sure)[:MOST_LOOKED_AT]
     with ThreadPoolExecutor() as pool:  # OpenCV lets go of the interpreter while it aligns
-        agreeing = np.fromiter(pool.map(detail_agrees, candidates), bool, len(candidates))
-    return [(image_names[row], image_names[other]) for row, other, _ in sorted(candidates[agreeing].tolist())]
+        sure[unsure] = np.fromiter(pool.map(detail_agrees, candidates[unsure]), bool, len(unsure))
+    pairs = np.unique(np.sort(candidates[sure, :2], axis=1), axis=0)
+    return [(image_names[row], image_names[other]) for row, other in pairs.tolist()]
 
 
 def _rows_of(table: pd.DataFrame, pairs: Iterable[Pair]) -> tuple[Int64Array, Int64Array]:
@@ -178,62 +183,77 @@ def _unit_pictures(pictures: Float32Array) -> Float32Array:
     return _unit(pictures).reshape(pictures.shape)
 
 
-def _outlines(thumbnails: NDArray[np.uint8]) -> Float32Array:
-    """Give each thumbnail's local contrast within the disc: float32 (images, 32, 32)."""
-    outlines = np.empty((len(thumbnails), 32, 32), np.float32)
-    disc = _disc(32)
+def _outlines(thumbnails: NDArray[np.uint8], middle: float) -> NDArray[np.float16]:
+    """Give the local contrast within the disc of each thumbnail's middle: float16 (images, 32, 32), to save memory."""
+    outlines = np.empty((len(thumbnails), 32, 32), np.float16)
+    disc, edge = _disc(32), round(32 * (1 - middle))
     for row, thumbnail in enumerate(thumbnails):
-        half = cv2.resize(_grey(thumbnail), (32, 32), interpolation=cv2.INTER_AREA)
+        looked_at = _grey(thumbnail[edge : 64 - edge, edge : 64 - edge])
+        half = cv2.resize(looked_at, (32, 32), interpolation=cv2.INTER_AREA)
         outlines[row] = _local_contrast(half, 2, 2) * disc
         if row % BLOCK == 0:
             release(thumbnails)
     return outlines
 
 
-def _alike(outlines: Float32Array) -> Int64Array:
-    """Correlate all pairs at 16 x 16 in every turn: int64 (candidates, 3), row, later row, its turn."""
-    small = outlines.reshape(-1, 16, 2, 16, 2).mean(axis=(2, 4))
-    vectors = _unit(small)
+def _alike(outlines: list[NDArray[np.float16]]) -> Int64Array:
+    """Correlate all pairs at 16 x 16 in every turn, and with the middle of every other one.
+
+    Gives int64 (candidates, 4): row, other row, the other's turn, which of MIDDLES the row is seen by; 0 is the whole,
+    and the other then comes later.
+    """
+    small = [whole.reshape(-1, 16, 2, 16, 2).mean(axis=(2, 4), dtype=np.float32) for whole in outlines]
     found, room = [], MOST_CANDIDATES
-    for turn in TURNS:
-        others = _unit(_turned(small, turn))
-        for start in range(0, len(small), BLOCK):
-            correlation = vectors[start : start + BLOCK] @ others[start:].T
-            correlation[np.tril_indices(len(correlation))] = 0  # a picture with itself and with earlier ones
-            row, other = np.divmod(np.flatnonzero(correlation > COARSE_CORRELATION)[:room], correlation.shape[1])
-            found.append(np.stack([row + start, other + start, np.full_like(row, turn)], axis=1))
-            room -= len(row)
+    for middle, seen in enumerate(map(_unit, small)):
+        least = CUT_CORRELATION if middle else COARSE_CORRELATION
+        for turn in TURNS:
+            others = _unit(_turned(small[0], turn))
+            for start in range(0, len(seen), BLOCK):
+                skipped = 0 if middle else start  # with earlier ones a whole picture was compared before
+                correlation = seen[start : start + BLOCK] @ others[skipped:].T
+                if middle:
+                    np.fill_diagonal(correlation[:, start:], 0)  # a picture with its own middle
+                else:
+                    correlation[np.tril_indices(len(correlation))] = 0
+                row, other = np.divmod(np.flatnonzero(correlation > least)[:room], correlation.shape[1])
+                kinds = np.full_like(row, turn), np.full_like(row, middle)
+                found.append(np.stack([row + start, other + skipped, *kinds], axis=1))
+                room -= len(row)
     return np.concatenate(found)
 
 
-def _best_shifted(outlines: Float32Array, candidates: Int64Array) -> Int64Array:
+def _best_shifted(outlines: list[NDArray[np.float16]], candidates: Int64Array) -> tuple[Int64Array, NDArray[np.bool_]]:
     """Keep the candidates that correlate well after a shift, each pair in its best turn, the likeliest first.
 
-    A product of Fourier transforms correlates at every shift at once.
+    A product of Fourier transforms correlates at every shift at once. Gives the candidates, and which of them are sure.
     """
     best = np.zeros(len(candidates), np.float32)
     window = np.arange(-MOST_SHIFT_PX, MOST_SHIFT_PX + 1)
-    for turn in TURNS:
-        places = np.flatnonzero(candidates[:, 2] == turn)
+    for turn, middle in product(TURNS, range(len(MIDDLES))):
+        places = np.flatnonzero((candidates[:, 2] == turn) & (candidates[:, 3] == middle))
         for start in range(0, len(places), BLOCK):  # the transforms of all pictures would take a gigabyte
             some = places[start : start + BLOCK]
-            row, other, _ = candidates[some].T
-            plain, turned = rfft2(_unit_pictures(outlines[row])), rfft2(_turned(_unit_pictures(outlines[other]), turn))
+            row, other = candidates[some, :2].T
+            plain = rfft2(_unit_pictures(outlines[middle][row].astype(np.float32)))
+            turned = rfft2(_turned(_unit_pictures(outlines[0][other].astype(np.float32)), turn))
             shifted = irfft2(plain * turned.conj(), s=(32, 32))
             best[some] = shifted[:, window[:, None], window].max(axis=(1, 2))
     order = np.argsort(-best, kind="stable")[: int((best > SHIFTED_CORRELATION).sum())]
-    _, first = np.unique(candidates[order, :2], axis=0, return_index=True)
-    return candidates[order[np.sort(first)]][:MOST_LOOKED_AT]
+    _, first = np.unique(np.sort(candidates[order, :2], axis=1), axis=0, return_index=True)
+    kept = order[np.sort(first)]
+    return candidates[kept], best[kept] > SURE_CORRELATION
 
 
-def _aligned_correlation(grey: Float32Array, other: Float32Array) -> float:
-    """Move `other` onto `grey` by an affine map and correlate their fine detail; -1 where none fits."""
+def _aligned_correlation(grey: Float32Array, other: Float32Array, middle: float) -> float:
+    """Move `other` onto the `middle` of `grey` by an affine map and correlate their fine detail; -1 where none fits."""
     disc = _disc(64)
+    edge = 32 * (1 - middle)
+    start = np.array([[1, 0, -edge], [0, 1, -edge]], np.float32) / np.float32(middle)
     try:
         _, affine = cv2.findTransformECC(
             _detail(grey, 3),
             _detail(other, 3),
-            np.eye(2, 3, dtype=np.float32),
+            start,
             cv2.MOTION_AFFINE,
             ALIGNMENT_STEPS,
             (disc * 255).astype(np.uint8),
