@@ -25,6 +25,7 @@ from melanoma.evaluation.control import Control
 from melanoma.evaluation.metrics import Float64Array
 from melanoma.files import write_text
 from melanoma.images.decode import UInt8Array
+from melanoma.report.card import RESEARCH_USE
 from melanoma.report.charts import (
     calibration_figure,
     precision_recall_figure,
@@ -36,7 +37,6 @@ from melanoma.report.checklists import Item
 from melanoma.report.figures import COLOURS, plot, rendered
 from melanoma.report.use_charts import decision_figure, forest_figure, robustness_figure
 
-RESEARCH_USE = "Research use only. Not a medical device. Not for diagnosis."
 ELSEWHERE = (
     "The control is learned from the table and the file. Hair, ink, rulers and the camera's colours can also give the "
     "answer away, and no figure on this page rules that out.",
