@@ -11,7 +11,7 @@ SECTIONS = ["Details", "Intended use", "Data", "Results", "Answers", "Subgroups"
 
 
 def card(kind: str = "usual", text: str = "torso") -> str:
-    predictions = predicted().assign(site=text)
+    predictions = predicted().assign(site=text, sex=["male", "female"] * 100)
     if kind == "one class":
         predictions["target"] = 0
     if kind == "perfect":
@@ -23,7 +23,7 @@ def card(kind: str = "usual", text: str = "torso") -> str:
 
 
 def test_every_section_is_there_with_the_measured_figures() -> None:
-    written, found = card(), evaluated(predicted().assign(site="torso"))
+    written, found = card(), evaluated(predicted().assign(site="torso", sex=["male", "female"] * 100))
     assert [line[3:] for line in written.splitlines() if line.startswith("## ")][: len(SECTIONS)] == SECTIONS
     assert RESEARCH_USE in written
     area, control = found["auc"], found["control"]["auc"]

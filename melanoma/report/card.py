@@ -128,10 +128,10 @@ def _answers(metrics: Mapping[str, Any]) -> str:
     said = metrics["conformal"]
     if said["reason"]:
         return f"{text}\n\nMelanoma, benign or refer: n/a, {_plain(said['reason'])}."
+    melanoma, benign = (_percent(said["coverage"][name], 1) for name in ("melanoma", "benign"))
     text += (
-        f"\n\nMelanoma, benign or refer at {_percent(said['level'])}: the truth is not excluded for "
-        f"{_percent(said['coverage']['melanoma'], 1)} of melanomas and {_percent(said['coverage']['benign'], 1)} of benign images; "
-        f"{_percent(said['refer_share'], 1)} are referred."
+        f"\n\nMelanoma, benign or refer at {_percent(said['level'])}: the truth is not excluded for {melanoma} of "
+        f"melanomas and {benign} of benign images; {_percent(said['refer_share'], 1)} are referred."
     )
     if metrics.get("robustness"):
         changes = [
