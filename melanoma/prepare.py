@@ -180,7 +180,7 @@ def find_twins(
         names += list(test_cache.index["image_name"])
         thumbnails.append(test_cache.thumbnails)
     with counting("looking for near duplicates", "images") as show:
-        found = near_duplicates(names, np.concatenate(thumbnails) if test_cache else cache.thumbnails)
+        found = near_duplicates(names, *thumbnails)
         show(len(names), len(names))
     known = {frozenset(pair) for pair in (*exact, *test_exact)}
     found = [pair for pair in found if frozenset(pair) not in known]

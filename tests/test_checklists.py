@@ -13,7 +13,8 @@ from melanoma.report.checklists import CHECKLISTS, checklist, facts_of
 
 DATA = {
     "images": "200", "patients": "100", "melanomas": "50", "sites": "torso 200", "sexes": "male 200",
-    "ages": "median 50", "blanks": "sex 0", "duplicates": "none left out.", "hashes": "train.csv 12ab", "folds": "2 folds",
+    "ages": "median 50", "blanks": "sex 0", "duplicates": "none left out.",
+    "hashes": "train.csv 12ab", "folds": "2 folds",
 }  # fmt: skip
 ENVIRONMENT = {"command": "melanoma run {x} <b>", "keras": "3.15", "scored_by": "ONNX Runtime in float32"}
 

@@ -1,5 +1,6 @@
 """One lesion under two names: found by pairs, bytes and pixels, kept together, dropped but one."""
 
+import io
 from itertools import combinations
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from melanoma.data import duplicates
 from melanoma.data.duplicates import contradictions, dropped, groups_of, near_duplicates, same_bytes
 from melanoma.data.records import read_dataset, read_table
 from melanoma.errors import DataError
+from melanoma.images.filters import process
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is absent")
@@ -106,6 +108,34 @@ def test_copies_are_found_and_other_lesions_are_not() -> None:
     assert found == [(f"I{row}", f"I{60 + row}") for row in range(7)]
 
 
+def test_pictures_of_two_tables_are_compared_as_those_of_one() -> None:
+    random = np.random.default_rng(3)
+    pictures = np.stack([colour(texture(random)) for _ in range(20)])
+    pictures[15], pictures[19] = np.rot90(pictures[3]), pictures[17]
+    names = [f"I{row:02}" for row in range(20)]
+    found = near_duplicates(names, pictures)
+    assert found == [("I03", "I15"), ("I17", "I19")]
+    assert near_duplicates(names, pictures[:11], pictures[11:]) == found
+
+
+@pytest.mark.parametrize("turn", range(8))
+def test_every_way_to_lay_a_picture_down_is_found(turn: int) -> None:
+    random = np.random.default_rng(4)
+    pictures = np.stack([colour(texture(random)) for _ in range(12)])
+    laid = np.rot90(pictures[5], turn // 2)
+    laid = laid[:, ::-1] if turn % 2 else laid
+    assert near_duplicates([f"I{row:02}" for row in range(13)], pictures, laid[None]) == [("I05", "I12")]
+
+
+@pytest.mark.parametrize("middle", [0.95, 0.9, 0.85, 0.8])
+def test_what_is_cut_out_of_the_middle_is_found(middle: float) -> None:
+    random = np.random.default_rng(5)
+    pictures = np.stack([colour(texture(random)) for _ in range(12)])
+    edge = round(32 * (1 - middle))
+    part = cv2.resize(pictures[5][edge : 64 - edge, edge : 64 - edge], (64, 64), interpolation=cv2.INTER_LINEAR)
+    assert near_duplicates([f"I{row:02}" for row in range(13)], pictures, part[None]) == [("I05", "I12")]
+
+
 def test_spots_and_dark_corners_alone_are_no_duplicates() -> None:
     random = np.random.default_rng(1)
     across = np.hypot(*np.meshgrid(np.linspace(-1, 1, 64), np.linspace(-1, 1, 64)))
@@ -143,6 +173,26 @@ def test_real_pairs_under_two_patients_are_found_and_nothing_else() -> None:
         with Image.open(folder / f"{name}.jpg") as image:
             thumbnails.append(np.asarray(image.convert("RGB").resize((64, 64), Image.Resampling.BOX)))
     assert near_duplicates(names, np.stack(thumbnails)) == SAME_LESION
+
+
+@needs_shared
+@pytest.mark.parametrize(("factor", "quality"), [(1.0, 30), (1.0, 75), (0.5, 90), (0.75, 60), (2.0, 90)])
+def test_real_images_compressed_anew_and_resized_are_found(factor: float, quality: int) -> None:
+    folder = SHARED / "isic" / "jpeg" / "test"
+    paths = sorted(folder.glob("*.jpg"))[:240:2]
+    whole, copies = [], []
+    for path in paths:
+        with Image.open(path) as image:
+            picture = image.convert("RGB")
+        whole.append(process(np.asarray(picture), 64))
+        buffer = io.BytesIO()
+        size = (round(picture.width * factor), round(picture.height * factor))
+        picture.resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=quality)
+        with Image.open(buffer) as again:
+            copies.append(process(np.asarray(again.convert("RGB")), 64))
+    names = [path.stem for path in paths]
+    found = set(near_duplicates([*names, *(f"{name} copy" for name in names)], np.stack(whole), np.stack(copies)))
+    assert np.mean([(name, f"{name} copy") in found for name in names]) >= 0.95
 
 
 @needs_shared

@@ -95,25 +95,26 @@ def same_bytes(hashes: "pd.Series[str]") -> list[Pair]:
     return [(str(one), str(other)) for chain in chains for one, other in pairwise(chain)]
 
 
-def near_duplicates(image_names: Sequence[str], thumbnails: NDArray[np.uint8]) -> list[Pair]:
+def near_duplicates(image_names: Sequence[str], *thumbnails: NDArray[np.uint8]) -> list[Pair]:
     """Pair the images that show one picture: recoloured, compressed anew, resized, cut round its middle, turned.
 
-    thumbnails: uint8 RGB (images, 64, 64, 3), the whole image squashed to the square.
+    thumbnails: uint8 RGB (images, 64, 64, 3), the whole image squashed to the square; of several tables, one array
+    after the other, none of which is read into memory as a whole.
     Local contrast (brightness less its surroundings, over its spread, so that colour and light drop out) within
     a disc (so that dark corners drop out) is compared coarsely over all pairs, turns and middles, then in its best
     shift; what is not sure by then is aligned by an affine map (Evangelidis and Psarakis 2008,
     doi:10.1109/TPAMI.2008.113) and its finest detail correlated. Pairs come in the order of the images. Other
     photographs of a lesion are mostly not found.
     """
-    if len(thumbnails) < 2:
+    if len(image_names) < 2:
         return []
-    outlines = [_outlines(thumbnails, middle) for middle in MIDDLES]
+    places = [(part, row) for part in thumbnails for row in range(len(part))]
+    outlines = [np.concatenate([_outlines(part, middle) for part in thumbnails]) for middle in MIDDLES]
     candidates, sure = _best_shifted(outlines, _alike(outlines))
 
     def detail_agrees(candidate: Int64Array) -> bool:
         row, other, turn, middle = candidate.tolist()
-        pictures = _grey(thumbnails[row]), _turned(_grey(thumbnails[other]), turn)
-        release(thumbnails)
+        pictures = _grey(_taken(*places[row])), _turned(_grey(_taken(*places[other])), turn)
         return _aligned_correlation(*pictures, MIDDLES[middle]) >= SAME_PICTURE
 
     unsure = np.flatnonzero(~sure)[:MOST_LOOKED_AT]
@@ -121,6 +122,13 @@ def near_duplicates(image_names: Sequence[str], thumbnails: NDArray[np.uint8]) -
         sure[unsure] = np.fromiter(pool.map(detail_agrees, candidates[unsure]), bool, len(unsure))
     pairs = np.unique(np.sort(candidates[sure, :2], axis=1), axis=0)
     return [(image_names[row], image_names[other]) for row, other in pairs.tolist()]
+
+
+def _taken(thumbnails: NDArray[np.uint8], row: int) -> NDArray[np.uint8]:
+    """Copy one thumbnail, and give the memory of its pages back."""
+    picture = np.array(thumbnails[row])
+    release(thumbnails)
+    return picture
 
 
 def _rows_of(table: pd.DataFrame, pairs: Iterable[Pair]) -> tuple[Int64Array, Int64Array]:
