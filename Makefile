@@ -43,7 +43,8 @@ bench:
 	$(BIN)/python benchmarks/prepare.py
 	$(BIN)/python benchmarks/prepare.py --images small
 	$(BIN)/python benchmarks/prepare.py --memory
-	@# needs the official SIIM-ISIC 2020 tables
+	@# needs the official SIIM-ISIC 2020 tables, and a folder of real images; the peer imagehash where it is installed
+	test ! -d ../shared/data/isic || $(BIN)/python benchmarks/duplicates.py --data ../shared/data/isic
 	test ! -d ../shared/data/siim2020 || $(BIN)/python benchmarks/evidence.py --data ../shared/data/siim2020 \
 	  --sizes ../shared/data/siim2020/train_image_sizes.csv
 	$(BIN)/python benchmarks/train.py --stacks ours pytorch keras-torch keras-tensorflow-float32 keras-tensorflow
