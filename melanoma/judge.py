@@ -218,8 +218,9 @@ def _write_answers(run: Run, judged: Judged) -> None:
     context = judged.metrics.get("with_context", {}).get("weights")
     write_json(run.calibration, {**judged.answers.to_json(), "thresholds": points, "context": context})
     plain = read_predictions(run.predictions).drop(columns=ANSWER_COLUMNS, errors="ignore")
-    answered = [name for name in ANSWER_COLUMNS if name in judged.predictions]
-    write_table(run.predictions, plain.assign(**{name: judged.predictions[name].to_numpy() for name in answered}))
+    answered = {name: judged.predictions[name].to_numpy() for name in ANSWER_COLUMNS if name in judged.predictions}
+    answered["calibrated"] = judged.answers.moved(answered["calibrated"])
+    write_table(run.predictions, plain.assign(**answered))
     if run.test_predictions.exists():
         test = read_predictions(run.test_predictions).drop(columns=ANSWER_COLUMNS, errors="ignore")
         test = test.assign(**_new_answers(judged.answers, test["probability"].to_numpy()))

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binomtest
 
 from melanoma.evaluation import intervals, metrics
-from melanoma.evaluation.subgroups import BLANK, _independent_images, _rate, subgroup_columns, subgroups
+from melanoma.evaluation.subgroups import BLANK, _independent_images, rate, subgroup_columns, subgroups
 
 QUICK = {"samples": 100, "seed": 0}
 
@@ -146,7 +146,7 @@ def test_perfect_scores_have_a_value_and_say_why_they_have_no_interval() -> None
 
 @pytest.mark.parametrize(("hits", "images"), [(9, 10), (50, 60), (0, 20), (20, 20)])
 def test_a_rate_of_independent_images_has_the_wilson_interval_of_scipy(hits: int, images: int) -> None:
-    found = _rate(np.arange(images) < hits, np.arange(images), 0.9)
+    found = rate(np.arange(images) < hits, np.arange(images), 0.9)
     expected = binomtest(hits, images).proportion_ci(0.9, "wilson")
     assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high), abs=1e-12)
     assert (found["method"], found["level"]) == ("Wilson", 0.9)
@@ -154,7 +154,7 @@ def test_a_rate_of_independent_images_has_the_wilson_interval_of_scipy(hits: int
 
 def test_copies_of_an_image_tell_nothing_new() -> None:
     hit = np.array([1, 0, 1, 1, 0, 1, 1, 1, 0, 1], bool)
-    once, thrice = _rate(hit, np.arange(10), 0.95), _rate(np.repeat(hit, 3), np.repeat(np.arange(10), 3), 0.95)
+    once, thrice = rate(hit, np.arange(10), 0.95), rate(np.repeat(hit, 3), np.repeat(np.arange(10), 3), 0.95)
     assert (thrice["low"], thrice["high"]) == pytest.approx((once["low"], once["high"]), abs=1e-12)
     assert thrice["method"] == "Wilson, images of a patient taken together"
     assert _independent_images(np.ones(30, bool), np.repeat(np.arange(10), 3)) == 10
@@ -164,7 +164,7 @@ def test_rates_of_repeating_patients_vary_as_a_bootstrap_over_them_does() -> Non
     random = np.random.default_rng(1)
     patient = np.repeat(np.arange(150), 6)
     hit = random.random(900) < random.beta(2, 1, 150)[patient]
-    found = _rate(hit, patient, 0.95)
+    found = rate(hit, patient, 0.95)
     drawn = intervals.share_interval(hit, np.ones(900, bool), patient, samples=4000)
     assert drawn
     assert (found["low"], found["high"]) == pytest.approx((drawn.low, drawn.high), abs=0.01)

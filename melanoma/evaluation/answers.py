@@ -33,9 +33,10 @@ class Answers:
     """How one network's probabilities become answers.
 
     part: int64 (rows,), the patients whose answers were learned of the others. calibrated: float64 (rows,) in [0, 1],
-    cross-fitted. said: str (rows,), "melanoma", "benign" or "refer", cross-fitted. calibrator, conformal: learned of
-    all rows, for new images. candidates: what each way of calibrating reached, cross-fitted. prevalence: the share of
-    melanomas that `calibrated` is right for; prevalence_of_the_data: that of the rows.
+    cross-fitted, for the data's own share of melanomas. said: str (rows,), "melanoma", "benign" or "refer",
+    cross-fitted. calibrator, conformal: learned of all rows, for new images. candidates: what each way of calibrating
+    reached, cross-fitted. prevalence: the share of melanomas where the answers will be used; prevalence_of_the_data:
+    that of the rows; None without rows.
     """
 
     part: NDArray[np.int64]
@@ -47,12 +48,16 @@ class Answers:
     prevalence: float | None
     prevalence_of_the_data: float | None
 
+    def moved(self, calibrated: ArrayLike) -> Float64Array:
+        """Carry calibrated probabilities to the share of melanomas where they will be used, float64 in [0, 1]."""
+        given, own, wanted = np.asarray(calibrated, np.float64), self.prevalence_of_the_data, self.prevalence
+        if own is None or wanted is None or not 0 < own < 1 or own == wanted:
+            return given
+        return rebased(given, own, wanted)
+
     def of_new(self, probability: ArrayLike) -> Float64Array:
-        """Return the calibrated probability of new images, float64 of the same shape in [0, 1]."""
-        calibrated = self.calibrator.apply(probability)
-        if self.prevalence == self.prevalence_of_the_data or not self.prevalence or not self.prevalence_of_the_data:
-            return calibrated
-        return rebased(calibrated, self.prevalence_of_the_data, self.prevalence)
+        """Return the calibrated probability of new images where they are used, float64 of the same shape in [0, 1]."""
+        return self.moved(self.calibrator.apply(probability))
 
     def to_json(self) -> dict[str, Any]:
         """Give what new images need, as plain numbers."""
@@ -80,12 +85,10 @@ def learn_answers(
     calibrator, calibrated = Calibrator("none"), scores
     if method != "none" and not absent_class(truth):
         calibrator, calibrated = FITS[method](truth, scores), cross_fitted(truth, scores, part, FITS[method])
-    own = prevalence = float(truth.mean()) if truth.size else None
-    if settings.prevalence and own and own < 1:
-        calibrated, prevalence = rebased(calibrated, own, settings.prevalence), settings.prevalence
+    own = float(truth.mean()) if truth.size else None
     said = cross_fitted_answers(truth, scores, part, settings.coverage)
     conformal = fit_conformal(truth, scores, settings.coverage)
-    return Answers(part, calibrated, said, calibrator, conformal, candidates, prevalence, own)
+    return Answers(part, calibrated, said, calibrator, conformal, candidates, settings.prevalence or own, own)
 
 
 def operating_points(

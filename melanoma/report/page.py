@@ -23,6 +23,7 @@ from melanoma.config import Settings, describe
 from melanoma.evaluation.calibration import smoothed_curve
 from melanoma.evaluation.control import Control
 from melanoma.evaluation.metrics import Float64Array
+from melanoma.evaluation.recalibration import rebased
 from melanoma.files import write_text
 from melanoma.images.decode import UInt8Array
 from melanoma.report.card import RESEARCH_USE
@@ -147,7 +148,7 @@ def exhibits(
             "Net benefit for each lesion of acting from a probability on: melanomas found, less false alarms at the "
             "price that the threshold implies. Below both other lines the network is worth nothing at that threshold.",
             "Net benefit against threshold probability for the network, the control, treating all and treating none.",
-            decision_figure({"network, calibrated": calibrated} | _controls_of(known), target),
+            _decision(target, {"network, calibrated": calibrated} | _controls_of(known), metrics),
         ),
         Exhibit(
             "sites",
@@ -191,6 +192,15 @@ def _calibration(target: Any, probability: Float64Array, calibrated: Float64Arra
         "Share of melanomas against the probability given, in bins of equal numbers of images.",
         calibration_figure(curves, smoothed={name: one for name, one in smoothed.items() if one is not None}),
     )
+
+
+def _decision(target: Any, curves: Mapping[str, Float64Array], metrics: Mapping[str, Any]) -> Figure:
+    """Draw net benefit at the share of melanomas where the answers will be used."""
+    own, wanted = float(np.mean(target)) if len(target) else 0.0, metrics["operating_points"][0]["prevalence"]
+    if wanted is None or not 0 < own < 1 or own == wanted:
+        return decision_figure(curves, target)
+    moved = {name: rebased(probability, own, wanted) for name, probability in curves.items()}
+    return decision_figure(moved, target, prevalence=wanted)
 
 
 def _finite(values: Float64Array) -> bool:
