@@ -56,8 +56,16 @@ def test_expected_calibration_error_of_a_hand_made_table() -> None:
 
 def test_wilson_interval_equals_the_published_example() -> None:
     # 2 of 20: 0.0279 to 0.3010 (Newcombe 1998, doi:10.1002/(SICI)1097-0258(19980430)17:8<857::AID-SIM777>3.0.CO;2-E)
-    low, high = calibration._wilson(np.array([2.0]), np.array([20]))
+    low, high = calibration.wilson_interval(np.array([2.0]), np.array([20]))
     assert (low[0], high[0]) == pytest.approx((0.0279, 0.3010), abs=5e-4)
+
+
+def test_a_share_of_none_or_all_is_inside_its_own_interval() -> None:
+    images = np.arange(1, 200).astype(np.float64)
+    for hits in (np.zeros_like(images), images):
+        low, high = calibration.wilson_interval(hits, images)
+        assert (low <= hits / images).all()
+        assert (hits / images <= high).all()
 
 
 def test_slope_and_intercept_equal_scikit_learns() -> None:
@@ -107,3 +115,73 @@ def test_no_rows_have_no_score_and_a_probability_above_one_is_refused() -> None:
     assert calibration.expected_calibration_error([], []) is None
     with pytest.raises(ValueError, match="outside 0 to 1"):
         calibration.brier([0, 1], [0.5, 1.2])
+
+
+# ---- the smoothed curve ----------------------------------------------------------------------------------------------
+
+
+def bent(rows: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Draw targets by honest probabilities, and give those with their logits doubled."""
+    target, probability = sample(rows, seed)
+    return target, 1 / (1 + np.exp(-2 * logit(probability)))
+
+
+def honest(probability: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(1 / (1 + np.exp(-logit(probability) / 2)))
+
+
+def test_the_smoothed_curve_follows_the_truth_with_its_interval() -> None:
+    found = calibration.smoothed_curve(*bent(30_000, 0))
+    assert found is not None
+    probability, share, low, high = found
+    assert np.abs(share - honest(probability)).max() < 0.03
+    assert ((low <= share) & (share <= high)).all()
+    assert (np.diff(probability) > 0).all()
+
+
+def test_the_smoothed_curves_interval_holds_the_truth_about_as_often_as_it_says() -> None:
+    inside = []
+    for seed in range(40):
+        probability, _, low, high = calibration.smoothed_curve(*bent(2000, seed))  # type: ignore[misc]
+        inside.append((low <= honest(probability)) & (honest(probability) <= high))
+    assert 0.9 < np.mean(inside) < 0.99
+
+
+def test_the_smoothed_curve_is_numpys_weighted_line_at_each_place() -> None:
+    target, probability = sample(500, 4)
+    at = logit(probability)
+    found = calibration.smoothed_curve(target, probability, points=9)
+    assert found is not None
+    width = 1.06 * np.subtract(*np.quantile(at, [0.75, 0.25])) / 1.349 * 500**-0.2
+    for place, share in zip(logit(found[0]), found[1], strict=True):
+        wide = max(width, np.sort(np.abs(at - place))[19])
+        weight = np.exp(-(((at - place) / wide) ** 2) / 2)
+        line = np.polyfit(at - place, target, 1, w=np.sqrt(weight))
+        assert share == pytest.approx(np.clip(line[1], 0, 1), abs=1e-9)
+
+
+def test_a_gap_in_the_scores_and_certainties_leave_the_curve_finite() -> None:
+    target, probability = sample(1000, 5)
+    certain = np.concatenate([np.zeros(300), probability, np.ones(300)])
+    truth = np.concatenate([np.arange(300) < 30, target, np.arange(300) < 240])
+    found = calibration.smoothed_curve(truth, certain)
+    assert found is not None
+    assert all(np.isfinite(values).all() for values in found)
+    assert (found[1][0], found[1][-1]) == pytest.approx((0.1, 0.8), abs=0.02)
+
+
+def test_many_equal_scores_are_no_reason_to_draw_no_curve() -> None:
+    target, probability = sample(1000, 6)
+    assert calibration.smoothed_curve(target, np.where(np.arange(1000) < 700, 0.2, probability)) is not None
+
+
+@pytest.mark.parametrize("probability", [[0.3] * 100, np.linspace(0, 1, 19), []])
+def test_equal_or_too_few_scores_have_no_smoothed_curve(probability: list[float]) -> None:
+    assert calibration.smoothed_curve(np.arange(len(probability)) % 2, probability) is None
+
+
+def test_one_class_alone_has_a_flat_curve() -> None:
+    for only in (0, 1):
+        found = calibration.smoothed_curve([only] * 100, np.linspace(0.1, 0.9, 100))
+        assert found is not None
+        np.testing.assert_allclose(found[1], only, atol=1e-9)

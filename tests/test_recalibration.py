@@ -1,15 +1,17 @@
 """Mended probabilities: what was bent is found, other patients decide, and plain numbers carry it."""
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import log_loss as reference_log_loss
 
 from melanoma.errors import DataError
-from melanoma.evaluation.calibration import smoothed_curve
+from melanoma.evaluation import calibration, recalibration
 from melanoma.evaluation.metrics import auc
 from melanoma.evaluation.recalibration import (
     FITS,
@@ -43,6 +45,68 @@ def test_the_temperature_of_bent_probabilities_is_found(factor: float) -> None:
     assert auc(truth, found.apply(scores)) == pytest.approx(auc(truth, scores), abs=1e-6)  # equal but for rounding
 
 
+@pytest.mark.parametrize("factor", [0.7, 2.0])
+def test_the_temperature_is_the_minimum_that_scipy_finds(factor: float) -> None:
+    truth, scores = bent(2000, factor)
+    logit = np.log(scores / (1 - scores))
+    best = minimize_scalar(
+        lambda heat: reference_log_loss(truth, 1 / (1 + np.exp(-logit / heat))),
+        bounds=(0.05, 20),
+        options={"xatol": 1e-9},
+    )
+    assert fit_temperature(truth, scores).temperature == pytest.approx(best.x, rel=1e-5)
+
+
+def test_classes_that_a_threshold_separates_reach_the_end_of_the_range() -> None:
+    assert fit_temperature([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9]).temperature == 0.05
+    assert fit_temperature([1, 1, 0, 0], [0.1, 0.2, 0.8, 0.9]).temperature == 20
+
+
+def test_isotonic_steps_of_a_hand_made_table() -> None:
+    # 0.2 and 0.3 stand the wrong way round and share a half; 0 and 1 go inside by half of 1 + 1 images
+    found = fit_isotonic([0, 1, 0, 1], [0.1, 0.2, 0.3, 0.4])
+    assert (found.knots, found.values) == ((0.1, 0.2, 0.3, 0.4), (0.25, 0.5, 0.5, 0.75))
+    np.testing.assert_allclose(found.apply([0.0, 0.15, 0.25, 1.0]), [0.25, 0.375, 0.5, 0.75])
+
+
+@pytest.mark.parametrize("fit", FITS.values(), ids=list(FITS))
+def test_any_shape_is_kept_in_range_and_in_order(fit: Callable[..., Calibrator]) -> None:
+    found = fit(*bent(3000, 2))
+    ladder = np.linspace(0, 1, 200_001)
+    assert (np.diff(found.apply(ladder)) >= 0).all()
+    assert (found.apply(ladder) >= 0).all()
+    assert (found.apply(ladder) <= 1).all()
+    assert found.apply(0.3).shape == ()
+    assert found.apply(np.zeros((2, 0, 3))).shape == (2, 0, 3)
+    np.testing.assert_array_equal(found.apply([[0.1, 0.2], [0.3, 0.4]]).ravel(), found.apply([0.1, 0.2, 0.3, 0.4]))
+
+
+@pytest.mark.parametrize("fit", FITS.values(), ids=list(FITS))
+def test_probabilities_of_exactly_zero_and_one_are_mended_to_a_finite_loss(fit: Callable[..., Calibrator]) -> None:
+    truth, scores = np.array([0, 0, 1, 0, 1, 1, 0, 1]), np.array([0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0])
+    after, before = log_loss(truth, fit(truth, scores).apply(scores)), log_loss(truth, scores)
+    assert after is not None
+    assert before is not None
+    assert after < before / 4
+    assert after == pytest.approx(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25)), abs=0.02)  # three of four are right
+
+
+@pytest.mark.parametrize("wrong", [1.2, -0.1, float("nan")])
+def test_what_is_no_probability_is_refused_everywhere(wrong: float) -> None:
+    for ask in (*FITS.values(), log_loss):
+        with pytest.raises(ValueError, match=r"outside 0 to 1|NaN"):
+            ask([0, 1], [0.5, wrong])
+    for method in (Calibrator(), Calibrator("temperature", 2.0), Calibrator("isotonic", 1.0, (0.1,), (0.2,))):
+        with pytest.raises(ValueError, match="outside 0 to 1"):
+            method.apply([0.5, wrong])
+    with pytest.raises(ValueError, match="outside 0 to 1"):
+        rebased([wrong], 0.2, 0.1)
+
+
+def test_certainties_are_kept_off_as_far_as_in_calibration() -> None:
+    assert recalibration.NEAREST == calibration.NEAREST
+
+
 def test_isotonic_is_scikit_learns_but_for_certainties() -> None:
     truth, scores = bent(3000, 2)
     ours = fit_isotonic(truth, scores).apply(scores)
@@ -64,6 +128,27 @@ def test_labels_of_a_part_do_not_reach_its_own_probabilities(fit: object) -> Non
     before, after = (cross_fitted(labels, scores, part, fit) for labels in (truth, turned))  # type: ignore[arg-type]
     np.testing.assert_array_equal(before[part == 1], after[part == 1])
     assert (before[part != 1] != after[part != 1]).any()
+
+
+def test_each_part_is_mended_by_what_the_others_teach() -> None:
+    truth, scores = bent(500, 2)
+    part = np.arange(500) % 3
+    found = cross_fitted(truth, scores, part, fit_temperature)
+    by_hand = fit_temperature(truth[part != 2], scores[part != 2]).apply(scores[part == 2])
+    np.testing.assert_array_equal(found[part == 2], by_hand)
+    np.testing.assert_array_equal(cross_fitted(truth, scores, part.tolist(), fit_temperature), found)
+    np.testing.assert_array_equal(cross_fitted(truth, scores, np.zeros(500), fit_temperature), scores)
+    with pytest.raises(ValueError, match="one value an image"):
+        cross_fitted(truth, scores, part[1:], fit_temperature)
+
+
+def test_a_single_melanoma_leaves_its_own_part_as_it_is() -> None:
+    truth, scores, part = np.arange(40) == 3, np.linspace(0.01, 0.9, 40), np.arange(40) % 4
+    found = cross_fitted(truth, scores, part, fit_temperature)
+    np.testing.assert_array_equal(found[part == 3], scores[part == 3])
+    method, figures = choose_method(truth, scores, part)
+    assert method in figures
+    assert json.loads(json.dumps(figures, allow_nan=False)) == figures
 
 
 def test_the_method_with_the_lowest_loss_on_other_patients_is_chosen() -> None:
@@ -101,6 +186,9 @@ def test_another_prevalence_of_a_hand_made_table_and_back() -> None:
     # odds 1:1 at a prevalence of one half are 1:9 where one lesion in ten is a melanoma
     assert rebased([0.5], 0.5, 0.1)[0] == pytest.approx(0.1)
     assert rebased([0.2, 0.2], 0.2, 0.2).tolist() == [0.2, 0.2]
+    # from 1:4 to 1:49 odds shrink by 4 / 49: 1:1 to 4:49, 4:1 to 16:49, and certainties stay
+    table = rebased([[0.0, 0.5], [0.8, 1.0]], 0.2, 0.02)
+    np.testing.assert_allclose(table, [[0, 4 / 53], [16 / 65, 1]], rtol=1e-12)
     given = np.linspace(0, 1, 11)
     np.testing.assert_allclose(rebased(rebased(given, 0.2, 0.01), 0.01, 0.2), given, atol=1e-12)
     with pytest.raises(ValueError, match="prevalence"):
@@ -122,7 +210,13 @@ def test_no_patient_is_in_two_parts_and_melanomas_are_spread() -> None:
     ill = [len(set(patient[(part == one) & target])) for one in range(5)]
     assert max(ill) - min(ill) <= 1
     np.testing.assert_array_equal(part, parts_by_patient(patient, 5, 0, target))
+    patients = [len(set(patient[part == one])) for one in range(5)]
+    assert max(patients) - min(patients) <= 1
+    assert (part != parts_by_patient(patient, 5, 1, target)).any()
     assert parts_by_patient(["a", "b", "a"], 5).shape == (3,)
+    assert parts_by_patient([], 5).shape == (0,)
+    with pytest.raises(ValueError, match="one part"):
+        parts_by_patient(["a"], 0)
 
 
 @pytest.mark.parametrize("name", ["none", "temperature", "isotonic"])
@@ -141,6 +235,14 @@ def test_a_saved_calibrator_answers_bit_for_bit_the_same(name: str) -> None:
         {"temperature": 0},
         {"temperature": float("nan")},
         {"temperature": True},
+        {"temperature": 1e-320},
+        {"temperature": 10**400},
+        {"temperature": "1"},
+        {"method": None},
+        {"method": ["isotonic"]},
+        {"method": "isotonic", "knots": [0.1, 0.2], "values": [0.3, 0.2]},
+        {"knots": [[0.1]], "values": [0.1]},
+        {"knots": None},
         {"knots": [0.2, 0.1], "values": [0.1, 0.2]},
         {"knots": [0.1], "values": []},
         {"knots": "ab", "values": [0.1]},
@@ -154,14 +256,7 @@ def test_a_damaged_calibrator_is_refused(damage: dict[str, object]) -> None:
         Calibrator.from_json(Calibrator().to_json() | damage)
 
 
-def test_the_smoothed_curve_follows_the_truth_with_its_interval() -> None:
-    truth, scores = bent(30_000, 2)
-    found = smoothed_curve(truth, scores)
-    assert found is not None
-    probability, share, low, high = found
-    honest = 1 / (1 + np.exp(-np.log(probability / (1 - probability)) / 2))
-    assert np.abs(share - honest).max() < 0.03
-    assert ((low <= share) & (share <= high)).all()
-    assert (np.diff(probability) > 0).all()
-    assert smoothed_curve(truth[:10], scores[:10]) is None
-    assert smoothed_curve(truth, np.full(30_000, 0.3)) is None
+@pytest.mark.parametrize("values", [None, [], "none", 3, {}, {"method": "none"}])
+def test_what_is_no_calibrator_at_all_is_refused(values: object) -> None:
+    with pytest.raises(DataError, match="calibrator"):
+        Calibrator.from_json(values)  # type: ignore[arg-type]

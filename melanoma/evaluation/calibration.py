@@ -14,6 +14,7 @@ from melanoma.evaluation.metrics import Float64Array, checked
 
 NEAREST = 1e-7  # a float32 sigmoid reaches 0 and 1; their logits are infinite
 NORMAL_95 = 1.959964
+FEWEST = 20  # images that a point of the smoothed curve rests on
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def reliability(target: ArrayLike, probability: ArrayLike, bins: int = 15) -> Re
     full = images > 0
     given, melanomas = (np.bincount(place, values, bins).astype(np.float64)[full] for values in (scores, truth))
     images = images[full]
-    return Reliability(given / images, melanomas / images, *_wilson(melanomas, images), images)
+    return Reliability(given / images, melanomas / images, *wilson_interval(melanomas, images), images)
 
 
 def expected_calibration_error(target: ArrayLike, probability: ArrayLike, bins: int = 15) -> float | None:
@@ -84,27 +85,39 @@ def smoothed_curve(
 
     A line is fitted at each place on the logit's scale, images weighed by a normal kernel (loess with another kernel:
     Cleveland 1979, doi:10.1080/01621459.1979.10481038) as wide as Silverman's rule says for the middle half of the
-    logits. low and high are Wilson's 95 % interval for as many images as the weights are worth. From the 1st to the
-    99th hundredth of the images, since beyond there are too few; None with fewer than 20 rows, and where all are equal.
+    logits, or as the way to the 20th nearest image where that is longer. low and high are Wilson's 95 % interval for as
+    many images as the line's weights are worth, images taken as independent. From the 1st to the 99th hundredth of the
+    images, since beyond there are too few; None with fewer than 20 rows, and where those hundredths are equal.
     Raises ValueError as `brier` does. Source of the figure: Austin and Steyerberg 2014, doi:10.1002/sim.5941.
     """
     truth, scores = _checked(target, probability)
     clipped = np.clip(scores, NEAREST, 1 - NEAREST)
     logit = np.log(clipped / (1 - clipped))
-    if logit.size < 20:
+    if logit.size < FEWEST:
         return None
     first, quarter, three, last = np.quantile(logit, [0.01, 0.25, 0.75, 0.99]).tolist()
-    width = 1.06 * (three - quarter) / 1.349 * logit.size**-0.2
-    if width <= 0:
+    if first == last:
         return None
+    width = 1.06 * ((three - quarter) / 1.349 or float(logit.std())) * logit.size**-0.2
     places = np.linspace(first, last, points)
     away = logit - places[:, None]
-    weights = np.exp(-((away / width) ** 2) / 2)
-    total, moment, spread = weights.sum(1), (weights * away).sum(1), (weights * away**2).sum(1)
-    tilted = weights * (spread[:, None] - moment[:, None] * away)  # the line's height at the place itself
-    share = np.clip(tilted @ truth / np.maximum(total * spread - moment**2, 1e-12), 0, 1)
-    worth = total**2 / (weights**2).sum(1)
-    return 1 / (1 + np.exp(-places)), share, *_wilson(share * worth, worth)
+    nearest = np.partition(np.abs(away), FEWEST - 1, axis=1)[:, FEWEST - 1]
+    line = _line_weights(away / np.maximum(width, nearest)[:, None])
+    share = np.clip(line @ truth, 0, 1)
+    worth = 1 / (line**2).sum(1)
+    return 1 / (1 + np.exp(-places)), share, *wilson_interval(share * worth, worth)
+
+
+def wilson_interval(hits: Float64Array, images: NDArray[Any]) -> tuple[Float64Array, Float64Array]:
+    """Return the 95 % interval of the shares hits / images: low and high, float64 in [0, 1], of the arrays' shape.
+
+    images: above 0, of independent images. Source: Wilson 1927, doi:10.1080/01621459.1927.10502953.
+    """
+    z, share = NORMAL_95, hits / images
+    middle = (hits + z**2 / 2) / (images + z**2)
+    reach = z * np.sqrt(share * (images - hits) + z**2 / 4) / (images + z**2)
+    # Rounding would leave a share of 0 or 1 a hair outside its own interval.
+    return np.clip(middle - reach, 0.0, share), np.clip(middle + reach, share, 1.0)
 
 
 def logistic_calibration(target: ArrayLike, probability: ArrayLike) -> LogisticCalibration | None:
@@ -139,12 +152,18 @@ def _classes_overlap(melanoma: Float64Array, benign: Float64Array) -> bool:
     return bool(melanoma.min() < benign.max() and benign.min() < melanoma.max())
 
 
-def _wilson(hits: Float64Array, images: NDArray[Any]) -> tuple[Float64Array, Float64Array]:
-    """Return a share's 95 % interval (Wilson 1927, doi:10.1080/01621459.1927.10502953)."""
-    z = NORMAL_95
-    middle = (hits + z**2 / 2) / (images + z**2)
-    reach = z * np.sqrt(hits * (images - hits) / images + z**2 / 4) / (images + z**2)
-    return np.maximum(middle - reach, 0.0), np.minimum(middle + reach, 1.0)
+def _line_weights(away: Float64Array) -> Float64Array:
+    """Return what each image adds to the height of a fitted line at each place, (places, rows); a row's sum is 1.
+
+    away: (places, rows), distances in kernel widths. Where all near images are at one spot no line can be fitted, and
+    their mean is taken.
+    """
+    weights = np.exp(-(away**2) / 2)
+    total, moment, spread = weights.sum(1), (weights * away).sum(1), (weights * away**2).sum(1)
+    tilted = weights * (spread[:, None] - moment[:, None] * away)
+    flat = total * spread - moment**2 <= 1e-9 * total**2
+    tilted[flat] = weights[flat]
+    return np.asarray(tilted / tilted.sum(1, keepdims=True))
 
 
 def _logistic_fit(design: Float64Array, offset: Float64Array, truth: NDArray[np.bool_]) -> list[float]:

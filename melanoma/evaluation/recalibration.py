@@ -6,6 +6,7 @@ calibration.py's. Everywhere here `target` is int or bool (rows,), 1 a melanoma;
 """
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,10 +16,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from melanoma.errors import DataError
-from melanoma.evaluation.calibration import NEAREST, brier, expected_calibration_error, logistic_calibration
-from melanoma.evaluation.metrics import Float64Array, absent_class, checked
+from melanoma.evaluation.metrics import Float64Array, checked
 
 METHODS = ("none", "temperature", "isotonic")
+NEAREST = 1e-7  # as in calibration.py: the logits of 0 and 1 are infinite
+COLDEST, HOTTEST = 0.05, 20.0  # a network that separates the classes would ask for 0
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,11 @@ class Calibrator:
     values: tuple[float, ...] = ()
 
     def apply(self, probability: ArrayLike) -> Float64Array:
-        """Return the calibrated probability, float64 of the same shape in [0, 1]; it never turns two scores round."""
-        given = np.asarray(probability, np.float64)
+        """Return the calibrated probability, float64 of the same shape in [0, 1]; it never turns two scores round.
+
+        probability: float of any shape in [0, 1], else ValueError.
+        """
+        given = _in_range(np.asarray(probability, np.float64))
         if self.method == "temperature":
             return _sigmoid(_logit(given) / self.temperature)
         if self.method == "isotonic":
@@ -54,10 +59,10 @@ class Calibrator:
         if not isinstance(values, Mapping) or set(values) != set(cls.__dataclass_fields__):
             raise DataError(f"a calibrator needs exactly {', '.join(cls.__dataclass_fields__)}")
         if values["method"] not in METHODS:
-            raise DataError(f"a calibrator's method is one of {', '.join(METHODS)}, not {values['method']!r}")
+            raise DataError(f"a calibrator's method is one of {', '.join(METHODS)}, not {values['method']!r:.80}")
         temperature, knots, heights = (values[name] for name in ("temperature", "knots", "values"))
-        if not _is_number(temperature) or temperature <= 0:
-            raise DataError(f"a calibrator's temperature is a number above 0, not {temperature!r}")
+        if not _is_number(temperature) or not COLDEST <= temperature <= HOTTEST:
+            raise DataError(f"a calibrator's temperature is from {COLDEST} to {HOTTEST}, not {temperature!r:.80}")
         _check_ladder("knots", knots)
         _check_ladder("values", heights)
         if len(knots) != len(heights) or (values["method"] == "isotonic" and not knots):
@@ -68,31 +73,32 @@ class Calibrator:
 def fit_temperature(target: ArrayLike, probability: ArrayLike) -> Calibrator:
     """Find the one number that the logits are best divided by, by maximum likelihood, from 0.05 to 20.
 
-    A class that is absent leaves the probabilities as they are. Raises ValueError as `brier` does.
+    A class that is absent leaves the probabilities as they are. Raises ValueError as `calibration.brier` does.
     Source: Guo et al. 2017, arXiv:1706.04599.
     """
-    truth, scores = checked(target, probability)
-    if absent_class(truth):
+    truth, scores = _checked(target, probability)
+    if _one_class(truth):
         return Calibrator()
     sign = np.where(truth, -1.0, 1.0) * _logit(scores)
-    low, high = math.log(0.05), math.log(20)
+    low, high = math.log(COLDEST), math.log(HOTTEST)
     # The loss has one valley in 1 / temperature, so thirds of the range close in on it.
     for _ in range(80):
         third = (high - low) / 3
         left, right = (float(np.logaddexp(0, sign / math.exp(at)).mean()) for at in (low + third, high - third))
         low, high = (low, high - third) if left < right else (low + third, high)
-    return Calibrator("temperature", temperature=math.exp((low + high) / 2))
+    return Calibrator("temperature", temperature=min(max(math.exp((low + high) / 2), COLDEST), HOTTEST))
 
 
 def fit_isotonic(target: ArrayLike, probability: ArrayLike) -> Calibrator:
     """Fit the best ascending steps, and keep their corners.
 
     A step at 0 or 1 is moved inside by half an image, at most halfway to its neighbour, so that no answer is a
-    certainty. A class that is absent leaves the probabilities as they are. Raises ValueError as `brier` does.
+    certainty. A class that is absent leaves the probabilities as they are.
+    Raises ValueError as `calibration.brier` does.
     Source: Zadrozny and Elkan 2002, doi:10.1145/775047.775151.
     """
-    truth, scores = checked(target, probability)
-    if absent_class(truth):
+    truth, scores = _checked(target, probability)
+    if _one_class(truth):
         return Calibrator()
     from sklearn.isotonic import IsotonicRegression
 
@@ -114,31 +120,38 @@ FITS: dict[str, Callable[[ArrayLike, ArrayLike], Calibrator]] = {
 def cross_fitted(
     target: ArrayLike,
     probability: ArrayLike,
-    part: NDArray[np.int64],
+    part: ArrayLike,
     fit: Callable[[ArrayLike, ArrayLike], Calibrator],
 ) -> Float64Array:
-    """Return calibrated probabilities, float64 (rows,), each part's learned on the other parts alone."""
-    truth, scores = checked(target, probability)
-    answer = scores.copy()
-    for one in np.unique(part):
-        held = part == one
+    """Return calibrated probabilities, float64 (rows,), each part's learned on the other parts alone.
+
+    Where the other parts lack a class, or there are none, probabilities stay as they are.
+    Raises ValueError as `calibration.brier` does, and where the lengths differ.
+    """
+    truth, scores = _checked(target, probability)
+    place, answer = np.asarray(part), scores.copy()
+    if place.shape != truth.shape:
+        raise ValueError(f"part {place.shape} and target {truth.shape} are not one value an image")
+    for one in np.unique(place):
+        held = place == one
         if (~held).any():
             answer[held] = fit(truth[~held], scores[~held]).apply(scores[held])
     return answer
 
 
 def choose_method(
-    target: ArrayLike, probability: ArrayLike, part: NDArray[np.int64]
+    target: ArrayLike, probability: ArrayLike, part: ArrayLike
 ) -> tuple[str, dict[str, dict[str, float | None]]]:
     """Choose what has the lowest cross-fitted log loss, the plainer of equals; with the figures of each method.
 
     Each has log_loss, brier, expected_calibration_error, slope, intercept and in_the_large, None where undefined.
+    Raises ValueError as `cross_fitted` does.
     """
-    truth, scores = checked(target, probability)
+    truth, scores = _checked(target, probability)
     figures = {"none": _figures(truth, scores)}
     for name, fit in FITS.items():
         figures[name] = _figures(truth, cross_fitted(truth, scores, part, fit))
-    if absent_class(truth):
+    if _one_class(truth):
         return "none", figures
     return min(figures, key=lambda name: figures[name]["log_loss"] or 0.0), figures
 
@@ -146,9 +159,9 @@ def choose_method(
 def log_loss(target: ArrayLike, probability: ArrayLike) -> float | None:
     """Return the mean negative log likelihood, in nats; None without rows. Probabilities are kept off 0 and 1.
 
-    Raises ValueError as `brier` does.
+    Raises ValueError as `calibration.brier` does.
     """
-    truth, scores = checked(target, probability)
+    truth, scores = _checked(target, probability)
     if not truth.size:
         return None
     return float(np.logaddexp(0, np.where(truth, -1.0, 1.0) * _logit(scores)).mean())
@@ -157,25 +170,30 @@ def log_loss(target: ArrayLike, probability: ArrayLike) -> float | None:
 def rebased(probability: ArrayLike, from_prevalence: float, to_prevalence: float) -> Float64Array:
     """Carry probabilities to a population with another share of melanomas, the classes themselves being alike.
 
-    The odds are multiplied by the ratio of the two prevalences' odds; both are in (0, 1), else ValueError.
+    probability: float of any shape in [0, 1]; the answer is float64 of that shape in [0, 1]. The odds are multiplied by
+    the ratio of the two prevalences' odds; both are in (0, 1). Raises ValueError for anything outside its range.
     Source: Saerens et al. 2002, doi:10.1162/089976602753284446.
     """
     for prevalence in (from_prevalence, to_prevalence):
         if not 0 < prevalence < 1:
             raise ValueError(f"a prevalence is above 0 and below 1, not {prevalence}")
-    given = np.asarray(probability, np.float64)
+    given = _in_range(np.asarray(probability, np.float64))
     if from_prevalence == to_prevalence:
         return given
     ratio = to_prevalence / (1 - to_prevalence) / (from_prevalence / (1 - from_prevalence))
     return np.asarray(given * ratio / (given * ratio + 1 - given))
 
 
-def parts_by_patient(patient: ArrayLike, count: int = 5, seed: int = 0, target: ArrayLike | None = None) -> Any:
+def parts_by_patient(
+    patient: ArrayLike, count: int = 5, seed: int = 0, target: ArrayLike | None = None
+) -> NDArray[np.int64]:
     """Divide rows into parts of about as many patients, each patient whole: int64 (rows,), 0 to `count` - 1.
 
     patient: (rows,) of any kind of name that can be sorted. With a target, patients with a melanoma are dealt out
-    first, so that each part has its share of them.
+    first, so that each part has its share of them. Raises ValueError for fewer than one part.
     """
+    if count < 1:
+        raise ValueError(f"rows are divided into one part at least, not {count}")
     names, person = np.unique(np.asarray(patient), return_inverse=True)
     ill = np.zeros(len(names), bool)
     if target is not None:
@@ -184,10 +202,12 @@ def parts_by_patient(patient: ArrayLike, count: int = 5, seed: int = 0, target: 
     order = shuffled[np.argsort(~ill[shuffled], kind="stable")]
     part = np.empty(len(names), np.int64)
     part[order] = np.arange(len(names)) % count
-    return part[person]
+    return np.asarray(part[person])
 
 
 def _figures(truth: NDArray[np.bool_], scores: Float64Array) -> dict[str, float | None]:
+    from melanoma.evaluation.calibration import brier, expected_calibration_error, logistic_calibration  # fitting only
+
     fitted = logistic_calibration(truth, scores)
     return {
         "log_loss": log_loss(truth, scores),
@@ -197,6 +217,21 @@ def _figures(truth: NDArray[np.bool_], scores: Float64Array) -> dict[str, float 
         "intercept": fitted.intercept if fitted else None,
         "in_the_large": fitted.in_the_large if fitted else None,
     }
+
+
+def _checked(target: ArrayLike, probability: ArrayLike) -> tuple[NDArray[np.bool_], Float64Array]:
+    truth, scores = checked(target, probability)
+    return truth, _in_range(scores)
+
+
+def _in_range(probability: Float64Array) -> Float64Array:
+    if not ((probability >= 0) & (probability <= 1)).all():  # NaN is not, either
+        raise ValueError("a probability is outside 0 to 1")
+    return probability
+
+
+def _one_class(truth: NDArray[np.bool_]) -> bool:
+    return bool(truth.all() or not truth.any())
 
 
 def _logit(probability: Float64Array) -> Float64Array:
@@ -209,7 +244,7 @@ def _sigmoid(logit: Float64Array) -> Float64Array:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _check_ladder(name: str, steps: Any) -> None:
