@@ -58,8 +58,8 @@ def test_the_temperature_is_the_minimum_that_scipy_finds(factor: float) -> None:
 
 
 def test_classes_that_a_threshold_separates_reach_the_end_of_the_range() -> None:
-    assert fit_temperature([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9]).temperature == 0.05
-    assert fit_temperature([1, 1, 0, 0], [0.1, 0.2, 0.8, 0.9]).temperature == 20
+    assert fit_temperature([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9]).temperature == pytest.approx(0.05)
+    assert fit_temperature([1, 1, 0, 0], [0.1, 0.2, 0.8, 0.9]).temperature == pytest.approx(20)
 
 
 def test_isotonic_steps_of_a_hand_made_table() -> None:
