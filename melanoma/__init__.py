@@ -7,6 +7,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from melanoma.check import check_data as check_data
+    from melanoma.compare import blend_runs as blend_runs
+    from melanoma.compare import compare_runs as compare_runs
     from melanoma.config import load_settings as load_settings
     from melanoma.data.records import read_dataset as read_dataset
     from melanoma.data.synthetic import make_dataset as make_dataset
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from melanoma.images.filters import no_noise as no_noise
     from melanoma.images.filters import preprocess as preprocess
     from melanoma.images.filters import process as process
+    from melanoma.judge import judge_file as judge_file
     from melanoma.models.classifier import build_classifier as build_classifier
     from melanoma.models.losses import focal_loss as focal_loss
     from melanoma.pipeline import resume as resume
@@ -27,12 +31,16 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "MelanomaError": "melanoma.errors",
+    "blend_runs": "melanoma.compare",
     "build_classifier": "melanoma.models.classifier",
+    "check_data": "melanoma.check",
+    "compare_runs": "melanoma.compare",
     "decode": "melanoma.images.decode",
     "display": "melanoma.report.figures",
     "display_one": "melanoma.report.figures",
     "eroded": "melanoma.images.filters",
     "focal_loss": "melanoma.models.losses",
+    "judge_file": "melanoma.judge",
     "load_settings": "melanoma.config",
     "make_dataset": "melanoma.data.synthetic",
     "no_noise": "melanoma.images.filters",

@@ -234,10 +234,9 @@ def evaluate(
 @app.command
 def compare(first: Judged, second: Judged, /, *, json: Json = False) -> None:
     """Tell which of two runs ranks the same held-out images better, with paired intervals."""
-    from melanoma.compare import compare as compared
-    from melanoma.compare import summary
+    from melanoma.compare import compare_runs, summary
 
-    found = compared(first, second)
+    found = compare_runs(first, second)
     print(json_format.dumps(found, indent=2) if json else summary(found))
 
 

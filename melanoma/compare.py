@@ -36,7 +36,7 @@ MINIMUM_SENSITIVITY = 0.8
 PUBLIC_SHARE = 0.3  # of the test images that the 2020 competition's public leaderboard was computed on
 
 
-def compare(first: Path, second: Path, *, samples: int = 1000, seed: int = 0) -> dict[str, Any]:
+def compare_runs(first: Path, second: Path, *, samples: int = 1000, seed: int = 0) -> dict[str, Any]:
     """Compare two runs, or two tables of held-out predictions, on the images that both have judged.
 
     first, second: run folders, or CSVs with image_name, patient_id, target and probability. Each measure comes with

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from melanoma.compare import blend_runs, blend_summary, compare, noise_of, summary, verdict
+from melanoma.compare import blend_runs, blend_summary, compare_runs, noise_of, summary, verdict
 from melanoma.config import Settings
 from melanoma.errors import DataError, MelanomaError, UsageError
 from melanoma.evaluation.intervals import delong_difference
@@ -40,7 +40,7 @@ def made_run(runs: Path, name: str, skill: float, seed: int, test_names: int = 4
 
 def test_a_better_run_is_told_from_a_worse_one_with_paired_intervals(tmp_path: Path) -> None:
     better, worse = made_run(tmp_path, "better", 3, 1), made_run(tmp_path, "worse", 1, 2)
-    found = compare(better.folder, worse.folder, samples=300)
+    found = compare_runs(better.folder, worse.folder, samples=300)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     tables = [pd.read_csv(run.predictions) for run in (better, worse)]
     area = found["measures"][0]
@@ -53,7 +53,7 @@ def test_a_better_run_is_told_from_a_worse_one_with_paired_intervals(tmp_path: P
     assert found["delong"]["p_value"] == pytest.approx(test.p_value)
     assert verdict(found).startswith("better ranks these images better than worse")
     assert "AUC" in summary(found)
-    turned = compare(worse.folder, better.folder, samples=300)
+    turned = compare_runs(worse.folder, better.folder, samples=300)
     assert turned["measures"][0]["difference"]["high"] == pytest.approx(-area["difference"]["low"])
 
 
@@ -61,7 +61,7 @@ def test_a_run_is_not_told_from_itself(tmp_path: Path) -> None:
     run = made_run(tmp_path, "one", 2, 1)
     copy = tmp_path / "copy.csv"
     copy.write_text(run.predictions.read_text())
-    found = compare(run.folder, copy, samples=100)
+    found = compare_runs(run.folder, copy, samples=100)
     assert {one["difference"]["value"] for one in found["measures"]} == {0.0}
     assert found["delong"]["p_value"] is None
     assert "cannot be told apart" in verdict(found)
@@ -72,13 +72,13 @@ def test_runs_of_other_data_are_refused_by_name(tmp_path: Path) -> None:
     table = pd.read_csv(other.predictions)
     table.assign(target=1 - table["target"]).to_csv(other.predictions, index=False)
     with pytest.raises(DataError, match="I0"):
-        compare(one.folder, other.folder)
+        compare_runs(one.folder, other.folder)
     table.assign(image_name="X" + table["image_name"]).to_csv(other.predictions, index=False)
     with pytest.raises(DataError, match="no image"):
-        compare(one.folder, other.folder)
+        compare_runs(one.folder, other.folder)
     other.predictions.unlink()
     with pytest.raises(MelanomaError, match="resume"):
-        compare(one.folder, other.folder)
+        compare_runs(one.folder, other.folder)
 
 
 def test_a_blend_is_chosen_out_of_fold_and_written_as_a_submission(tmp_path: Path) -> None:

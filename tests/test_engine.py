@@ -76,7 +76,7 @@ def with_metadata(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(path: Path, choice: Choice) -> Engine:
-    if choice.precision == "bfloat16" and not engines._has_bfloat16(engines._openvino().Core()):
+    if choice.precision == "bfloat16" and not engines._has_bfloat16(engines._core()):
         pytest.skip("this processor has no bfloat16")
     return Engine(path, choice)
 
@@ -265,3 +265,18 @@ def test_scoring_imports_no_framework_calls_nobody_and_leaves_no_file(network: P
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
     assert [path for path in (*home.rglob("*"), *work.rglob("*")) if path.is_file()] == []
+
+
+@pytest.mark.skipif(not HAS_OPENVINO, reason="OpenVINO is not installed")
+def test_ctrl_c_is_taken_after_networks_have_come_and_gone(network: Path) -> None:
+    # each of OpenVINO's cores puts up a stack for signals: several, gone in any order, would leave a dangling one
+    code = (
+        "import gc, os, signal, sys\nfrom pathlib import Path\n"
+        "from melanoma.inference.engine import Choice, Engine, bfloat16_is_faster\n"
+        f"first = Engine(Path({str(network)!r}), Choice('openvino', 'float32'))\n"
+        f"second = Engine(Path({str(network)!r}), Choice('openvino', 'float32'))\n"
+        "bfloat16_is_faster()\ndel first\ngc.collect()\ndel second\ngc.collect()\n"
+        "blocks = [bytearray(9999) for _ in range(999)]\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGINT)\n    signal.pause()\nexcept KeyboardInterrupt:\n    sys.exit(7)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 7

@@ -73,7 +73,7 @@ def choose(engine: str = "auto", precision: str = "auto") -> Choice:
         if precision == "bfloat16":
             raise UsageError("ONNX Runtime computes in float32 or int8; bfloat16 needs evaluate.engine=openvino")
         return Choice("onnxruntime", "int8" if precision == "int8" else "float32")
-    core = _openvino().Core()
+    core = _core()
     if precision == "auto":
         precision = "bfloat16" if bfloat16_is_faster() else "float32"
     if precision == "bfloat16" and not _has_bfloat16(core):
@@ -146,7 +146,7 @@ def _load_onnxruntime(path: Path, precision: Precision) -> _Loaded:
 
 
 def _load_openvino(path: Path, precision: Precision) -> _Loaded:
-    core = _openvino().Core()
+    core = _core()
     model = core.read_model(path)
     # a fixed batch lets OpenVINO plan its memory once: 3 to 20 % faster than a dynamic one
     model.reshape({value: [BATCH, *list(value.partial_shape)[1:]] for value in model.inputs})
@@ -212,6 +212,16 @@ def _openvino() -> Any:
         raise MissingExtraError("OpenVINO", "openvino") from error
 
 
+@cache
+def _core() -> Any:
+    """Make OpenVINO's core, one for the process and for as long as it lives.
+
+    Each puts up a stack for signals, and the one before in its place when it goes: where they go in another order than
+    they came, the next Ctrl-C would be taken on memory that is free, and the process would die.
+    """
+    return _openvino().Core()
+
+
 def _has_bfloat16(core: Any) -> bool:
     return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
@@ -223,7 +233,7 @@ def bfloat16_is_faster() -> bool:
     AMX tiles settle it: there it is several times faster. AVX-512's bfloat16 instructions do not, as they take half
     the time of float32 on one maker's cores and twice the time on another's: one convolution is timed in both.
     """
-    core = _openvino().Core()
+    core = _core()
     if not _has_bfloat16(core):
         return False
     if "amx_bf16" in processor_flags():
