@@ -227,6 +227,7 @@ def test_openvino_is_chosen_where_it_is_installed_and_bfloat16_where_it_is_faste
 
 def test_without_openvino_it_is_onnx_runtime_or_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
     engines._openvino.cache_clear()
+    monkeypatch.setattr(engines, "_core", engines._core.__wrapped__)  # the process's own core stays
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
     assert choose() == PLAIN
