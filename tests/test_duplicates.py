@@ -136,6 +136,39 @@ def test_what_is_cut_out_of_the_middle_is_found(middle: float) -> None:
     assert near_duplicates([f"I{row:02}" for row in range(13)], pictures, part[None]) == [("I05", "I12")]
 
 
+@pytest.mark.parametrize("share", [0.95, 0.9, 0.85, 0.8])
+@pytest.mark.parametrize(("down", "right"), [(0.0, 0.0), (0.0, 0.5), (1.0, 0.5), (1.0, 1.0)])
+def test_what_is_cut_off_to_a_corner_or_an_edge_is_found(share: float, down: float, right: float) -> None:
+    random = np.random.default_rng(6)
+    pictures = np.stack([colour(texture(random)) for _ in range(12)])
+    side = round(64 * share)
+    top, left = round((64 - side) * down), round((64 - side) * right)
+    part = cv2.resize(pictures[5][top : top + side, left : left + side], (64, 64), interpolation=cv2.INTER_LINEAR)
+    assert near_duplicates([f"I{row:02}" for row in range(13)], pictures, part[None]) == [("I05", "I12")]
+
+
+@pytest.mark.parametrize("view", duplicates.VIEWS[::5])
+def test_a_view_is_where_its_map_says(view: duplicates.View) -> None:
+    grey = texture(np.random.default_rng(7))
+    whole = cv2.resize(grey, (view.side, view.side), interpolation=cv2.INTER_AREA)
+    seen = whole[view.down : view.down + 32, view.right : view.right + 32]
+    moved = cv2.warpAffine(grey, duplicates._to_view(view), (64, 64), flags=cv2.INTER_LINEAR)
+    inside = cv2.resize(moved, (32, 32), interpolation=cv2.INTER_AREA)[2:-2, 2:-2]
+    assert np.corrcoef(inside.ravel(), seen[2:-2, 2:-2].ravel())[0, 1] > 0.99
+
+
+def test_compressed_detail_is_enough_where_the_outline_is_likely(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(8)
+    grey = texture(random)
+    noisy = colour(cv2.GaussianBlur(grey, (0, 0), 1.2) + random.normal(0, 5, (64, 64)).astype(np.float32))
+    pictures = np.stack([colour(grey), noisy, *(colour(texture(random)) for _ in range(10))])
+    names = [f"I{row:02}" for row in range(12)]
+    monkeypatch.setattr(duplicates, "SURE_CORRELATION", 1.0)
+    assert near_duplicates(names, pictures) == [("I00", "I01")]
+    monkeypatch.setattr(duplicates, "LIKELY_CORRELATION", 1.0)
+    assert near_duplicates(names, pictures) == []
+
+
 def test_spots_and_dark_corners_alone_are_no_duplicates() -> None:
     random = np.random.default_rng(1)
     across = np.hypot(*np.meshgrid(np.linspace(-1, 1, 64), np.linspace(-1, 1, 64)))

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise, product
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -24,19 +25,40 @@ Pair = tuple[str, str]
 Float32Array = NDArray[np.float32]
 Int64Array = NDArray[np.int64]
 
+
+class View(NamedTuple):
+    """The 32 x 32 px that are seen of a whole of `side` px, and the turns of what they are compared with."""
+
+    side: int
+    down: int
+    right: int
+    turns: tuple[int, ...]
+
+
 # Set by eye on 13,365 ISIC-2017 and HAM10000 images, patients differing, all pairs aligned that looked at all
-# alike: the 58 above 0.75 are each one lesion; from 0.69 downwards come dark spots on pale skin.
+# alike: the 78 found are each one lesion; from 0.71 downwards come dark spots on pale skin.
 SAME_PICTURE = 0.75
+SAME_IF_LIKELY = 0.6  # detail that compression took: enough where the second look is above LIKELY_CORRELATION
 COARSE_CORRELATION = 0.66  # first look, 16 x 16; 0.62 finds 57 pairs, not 55, among three times as many
-CUT_CORRELATION = 0.8  # the same, where one is compared with the middle of the other
+CUT_CORRELATION = 0.8  # the same, of a part about the middle in every turn
+PLACED_CORRELATION = 0.75  # the same, of a part elsewhere, in one turn
 SHIFTED_CORRELATION = 0.67  # second look, 32 x 32, moved by up to MOST_SHIFT_PX
-SURE_CORRELATION = 0.9  # above it all 151 pairs of those images also passed the last look
+LIKELY_CORRELATION = 0.86
+SURE_CORRELATION = 0.9  # above it all pairs of those images also passed the last look
 MOST_SHIFT_PX = 4
-MOST_LOOKED_AT = 20_000  # pairs that get the last and slow look, the likeliest first: bounds the time
-MOST_CANDIDATES = 2_000_000  # bounds the memory, where very many pictures are nearly the same
+MOST_LOOKED_AT = 60_000  # pairs that get the last and slow look, the likeliest first: bounds the time
+MOST_CANDIDATES = 2_000_000  # bounds the memory and the time, where very many pictures are nearly the same
 BLOCK = 512
 TURNS = tuple(range(8))  # by quarters, as it is and mirrored: of a square thumbnail each is exact
-MIDDLES = (1.0, 0.91, 0.83)  # shares of the side: what was cut to 0.79 of it, or less, is near one of them
+CUT_SIDES = {34: (0,), 36: TURNS, 38: (0,), 40: TURNS}  # 0.94 to 0.8 are left; the turns are those of the middle
+VIEWS = (
+    View(32, 0, 0, TURNS),
+    *(
+        View(side, down, right, turns if down == right == (side - 32) // 2 else (0,))
+        for side, turns in CUT_SIDES.items()
+        for down, right in product((0, (side - 32) // 2, side - 32), repeat=2)
+    ),
+)
 ALIGNMENT_STEPS = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 15, 1e-4)
 
 
@@ -96,12 +118,12 @@ def same_bytes(hashes: "pd.Series[str]") -> list[Pair]:
 
 
 def near_duplicates(image_names: Sequence[str], *thumbnails: NDArray[np.uint8]) -> list[Pair]:
-    """Pair the images that show one picture: recoloured, compressed anew, resized, cut round its middle, turned.
+    """Pair the images that show one picture: recoloured, compressed anew, resized, cut, turned by quarters or mirrored.
 
     thumbnails: uint8 RGB (images, 64, 64, 3), the whole image squashed to the square; of several tables, one array
     after the other, none of which is read into memory as a whole.
     Local contrast (brightness less its surroundings, over its spread, so that colour and light drop out) within
-    a disc (so that dark corners drop out) is compared coarsely over all pairs, turns and middles, then in its best
+    a disc (so that dark corners drop out) is compared coarsely over all pairs, turns and views, then in its best
     shift; what is not sure by then is aligned by an affine map (Evangelidis and Psarakis 2008,
     doi:10.1109/TPAMI.2008.113) and its finest detail correlated. Pairs come in the order of the images. Other
     photographs of a lesion are mostly not found.
@@ -109,17 +131,18 @@ def near_duplicates(image_names: Sequence[str], *thumbnails: NDArray[np.uint8]) 
     if len(image_names) < 2:
         return []
     places = [(part, row) for part in thumbnails for row in range(len(part))]
-    outlines = [np.concatenate([_outlines(part, middle) for part in thumbnails]) for middle in MIDDLES]
-    candidates, sure = _best_shifted(outlines, _alike(outlines))
+    candidates, correlation = _candidates(thumbnails)
+    sure = correlation > SURE_CORRELATION
 
-    def detail_agrees(candidate: Int64Array) -> bool:
-        row, other, turn, middle = candidate.tolist()
+    def detail_agrees(place: int) -> bool:
+        row, other, turn, view = candidates[place].tolist()
         pictures = _grey(_taken(*places[row])), _turned(_grey(_taken(*places[other])), turn)
-        return _aligned_correlation(*pictures, MIDDLES[middle]) >= SAME_PICTURE
+        least = SAME_IF_LIKELY if correlation[place] > LIKELY_CORRELATION else SAME_PICTURE
+        return _aligned_correlation(*pictures, VIEWS[view]) >= least
 
     unsure = np.flatnonzero(~sure)[:MOST_LOOKED_AT]
     with ThreadPoolExecutor() as pool:  # OpenCV lets go of the interpreter while it aligns
-        sure[unsure] = np.fromiter(pool.map(detail_agrees, candidates[unsure]), bool, len(unsure))
+        sure[unsure] = np.fromiter(pool.map(detail_agrees, unsure.tolist()), bool, len(unsure))
     pairs = np.unique(np.sort(candidates[sure, :2], axis=1), axis=0)
     return [(image_names[row], image_names[other]) for row, other in pairs.tolist()]
 
@@ -153,6 +176,9 @@ def _disc(side: int) -> Float32Array:
     across = np.abs(np.arange(side) - (side - 1) / 2) / (side / 2)
     disc: Float32Array = np.clip((0.97 - np.hypot(across[:, None], across)) * 8, 0, 1).astype(np.float32)
     return disc
+
+
+INSIDE = _disc(32).reshape(16, 2, 16, 2).max(axis=(1, 3)) > 0  # of 16 x 16
 
 
 def _turned(pictures: Float32Array, turn: int) -> Float32Array:
@@ -191,77 +217,116 @@ def _unit_pictures(pictures: Float32Array) -> Float32Array:
     return _unit(pictures).reshape(pictures.shape)
 
 
-def _outlines(thumbnails: NDArray[np.uint8], middle: float) -> NDArray[np.float16]:
-    """Give the local contrast within the disc of each thumbnail's middle: float16 (images, 32, 32), to save memory."""
-    outlines = np.empty((len(thumbnails), 32, 32), np.float16)
-    disc, edge = _disc(32), round(32 * (1 - middle))
+def _outlines(thumbnails: NDArray[np.uint8], side: int) -> NDArray[np.float16]:
+    """Give the local contrast of each thumbnail at `side` px: float16 (images, side, side), to save memory."""
+    outlines = np.empty((len(thumbnails), side, side), np.float16)
     for row, thumbnail in enumerate(thumbnails):
-        looked_at = _grey(thumbnail[edge : 64 - edge, edge : 64 - edge])
-        half = cv2.resize(looked_at, (32, 32), interpolation=cv2.INTER_AREA)
-        outlines[row] = _local_contrast(half, 2, 2) * disc
+        small = cv2.resize(_grey(thumbnail), (side, side), interpolation=cv2.INTER_AREA)
+        outlines[row] = _local_contrast(small, 2, 2)
         if row % BLOCK == 0:
             release(thumbnails)
     return outlines
 
 
-def _alike(outlines: list[NDArray[np.float16]]) -> Int64Array:
-    """Correlate all pairs at 16 x 16 in every turn, and with the middle of every other one.
+def _seen(outlines: NDArray[np.float16], view: View) -> NDArray[np.float16]:
+    """Cut the disc of a view out: float16 (images, 32, 32)."""
+    disc = _disc(32).astype(np.float16)
+    return outlines[:, view.down : view.down + 32, view.right : view.right + 32] * disc
 
-    Gives int64 (candidates, 4): row, other row, the other's turn, which of MIDDLES the row is seen by; 0 is the whole,
-    and the other then comes later.
+
+def _candidates(thumbnails: Sequence[NDArray[np.uint8]]) -> tuple[Int64Array, Float32Array]:
+    """Compare every view with every whole picture, and keep what correlates after a shift, the likeliest first.
+
+    Gives int64 (candidates, 4): row, other row, the other's turn, which of VIEWS the row is seen by, each pair once, in
+    its best turn and view; and float32 (candidates,), their correlations.
     """
-    small = [whole.reshape(-1, 16, 2, 16, 2).mean(axis=(2, 4), dtype=np.float32) for whole in outlines]
-    found, room = [], MOST_CANDIDATES
-    for middle, seen in enumerate(map(_unit, small)):
-        least = CUT_CORRELATION if middle else COARSE_CORRELATION
-        for turn in TURNS:
-            others = _unit(_turned(small[0], turn))
-            for start in range(0, len(seen), BLOCK):
-                skipped = 0 if middle else start  # with earlier ones a whole picture was compared before
-                correlation = seen[start : start + BLOCK] @ others[skipped:].T
-                if middle:
-                    np.fill_diagonal(correlation[:, start:], 0)  # a picture with its own middle
-                else:
-                    correlation[np.tril_indices(len(correlation))] = 0
-                row, other = np.divmod(np.flatnonzero(correlation > least)[:room], correlation.shape[1])
-                kinds = np.full_like(row, turn), np.full_like(row, middle)
-                found.append(np.stack([row + start, other + skipped, *kinds], axis=1))
-                room -= len(row)
+    outlines = np.concatenate([_outlines(part, 32) for part in thumbnails])
+    whole = _seen(outlines, VIEWS[0])
+    found, correlations, room = [], [], MOST_CANDIDATES
+    for number, view in enumerate(VIEWS):
+        if outlines.shape[1] != view.side:
+            outlines = np.concatenate([_outlines(part, view.side) for part in thumbnails])
+        seen = _seen(outlines, view)
+        alike = _alike(seen, whole, number, room)
+        room -= len(alike)
+        correlation = _shifted(seen, whole, alike)
+        kept = correlation > SHIFTED_CORRELATION
+        found.append(alike[kept])
+        correlations.append(correlation[kept])
+        if room == 0:
+            break
+    candidates, best = np.concatenate(found), np.concatenate(correlations)
+    order = np.argsort(-best, kind="stable")
+    _, first = np.unique(np.sort(candidates[order, :2], axis=1), axis=0, return_index=True)
+    likeliest = order[np.sort(first)]
+    return candidates[likeliest], best[likeliest]
+
+
+def _alike(seen: NDArray[np.float16], whole: NDArray[np.float16], number: int, room: int) -> Int64Array:
+    """Correlate one view of every picture with every other whole picture at 16 x 16, in the view's turns.
+
+    Gives int64 (candidates, 4) as `_candidates` does, at most `room`; of whole pictures the other comes later.
+    """
+    rows, pictures = _unit(_coarse(seen)[:, INSIDE]), _coarse(whole)
+    turns = VIEWS[number].turns
+    least = (CUT_CORRELATION if len(turns) > 1 else PLACED_CORRELATION) if number else COARSE_CORRELATION
+    found, products = [], np.empty(BLOCK * len(pictures), np.float32)  # pages once, not for each block
+    for turn in turns:
+        others = _unit(_turned(pictures, turn)[:, INSIDE])
+        for start in range(0, len(rows), BLOCK):
+            skipped = 0 if number else start  # with earlier ones a whole picture was compared before
+            some, rest = rows[start : start + BLOCK], others[skipped:]
+            correlation = products[: len(some) * len(rest)].reshape(len(some), len(rest))
+            np.matmul(some, rest.T, out=correlation)
+            if number:
+                np.fill_diagonal(correlation[:, start:], 0)  # a picture with its own part
+            else:
+                correlation[np.tril_indices(len(correlation))] = 0
+            row, other = np.divmod(np.flatnonzero(correlation > least)[:room], correlation.shape[1])
+            kinds = np.full_like(row, turn), np.full_like(row, number)
+            found.append(np.stack([row + start, other + skipped, *kinds], axis=1))
+            room -= len(row)
     return np.concatenate(found)
 
 
-def _best_shifted(outlines: list[NDArray[np.float16]], candidates: Int64Array) -> tuple[Int64Array, NDArray[np.bool_]]:
-    """Keep the candidates that correlate well after a shift, each pair in its best turn, the likeliest first.
+def _coarse(outlines: NDArray[np.float16]) -> Float32Array:
+    """Halve to 16 x 16; slices are added because a mean over float16 is slow."""
+    parts = (outlines[:, down::2, right::2] for down, right in product((0, 1), repeat=2))
+    coarse: Float32Array = np.sum([part.astype(np.float32) for part in parts], axis=0)
+    return coarse
 
-    A product of Fourier transforms correlates at every shift at once. Gives the candidates, and which of them are sure.
-    """
+
+def _shifted(seen: NDArray[np.float16], whole: NDArray[np.float16], candidates: Int64Array) -> Float32Array:
+    """Correlate each candidate in its best shift; a product of Fourier transforms correlates at every shift at once."""
     best = np.zeros(len(candidates), np.float32)
     window = np.arange(-MOST_SHIFT_PX, MOST_SHIFT_PX + 1)
-    for turn, middle in product(TURNS, range(len(MIDDLES))):
-        places = np.flatnonzero((candidates[:, 2] == turn) & (candidates[:, 3] == middle))
+    for turn in TURNS:
+        places = np.flatnonzero(candidates[:, 2] == turn)
         for start in range(0, len(places), BLOCK):  # the transforms of all pictures would take a gigabyte
             some = places[start : start + BLOCK]
             row, other = candidates[some, :2].T
-            plain = rfft2(_unit_pictures(outlines[middle][row].astype(np.float32)))
-            turned = rfft2(_turned(_unit_pictures(outlines[0][other].astype(np.float32)), turn))
+            plain = rfft2(_unit_pictures(seen[row].astype(np.float32)))
+            turned = rfft2(_turned(_unit_pictures(whole[other].astype(np.float32)), turn))
             shifted = irfft2(plain * turned.conj(), s=(32, 32))
             best[some] = shifted[:, window[:, None], window].max(axis=(1, 2))
-    order = np.argsort(-best, kind="stable")[: int((best > SHIFTED_CORRELATION).sum())]
-    _, first = np.unique(np.sort(candidates[order, :2], axis=1), axis=0, return_index=True)
-    kept = order[np.sort(first)]
-    return candidates[kept], best[kept] > SURE_CORRELATION
+    return best
 
 
-def _aligned_correlation(grey: Float32Array, other: Float32Array, middle: float) -> float:
-    """Move `other` onto the `middle` of `grey` by an affine map and correlate their fine detail; -1 where none fits."""
+def _to_view(view: View) -> Float32Array:
+    """Give the affine map, float32 (2, 3), from the pixels of a thumbnail to those of its view at 64 px."""
+    scale = view.side / 32
+    start = (scale - 1) / 2  # a pixel's middle is at its half
+    return np.array([[scale, 0, start - 2 * view.right], [0, scale, start - 2 * view.down]], np.float32)
+
+
+def _aligned_correlation(grey: Float32Array, other: Float32Array, view: View) -> float:
+    """Move `other` onto the `view` of `grey` by an affine map and correlate their fine detail; -1 where none fits."""
     disc = _disc(64)
-    edge = 32 * (1 - middle)
-    start = np.array([[1, 0, -edge], [0, 1, -edge]], np.float32) / np.float32(middle)
     try:
         _, affine = cv2.findTransformECC(
             _detail(grey, 3),
             _detail(other, 3),
-            start,
+            _to_view(view),
             cv2.MOTION_AFFINE,
             ALIGNMENT_STEPS,
             (disc * 255).astype(np.uint8),
