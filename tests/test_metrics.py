@@ -29,15 +29,17 @@ def test_auc_of_a_hand_made_table_counts_ties_half() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_auc_precision_and_roc_curve_equal_scikit_learns(seed: int) -> None:
     target, probability = sample(300, seed)
-    assert metrics.auc(target, probability) == pytest.approx(reference.roc_auc_score(target, probability))
+    assert metrics.auc(target, probability) == pytest.approx(
+        reference.roc_auc_score(target, probability), abs=1e-12, rel=0
+    )
     expected = reference.average_precision_score(target, probability)
-    assert metrics.average_precision(target, probability) == pytest.approx(expected)
+    assert metrics.average_precision(target, probability) == pytest.approx(expected, abs=1e-12, rel=0)
     ours, theirs = (
         metrics.roc_curve(target, probability),
         reference.roc_curve(target, probability, drop_intermediate=False),
     )
     for one, other in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(one, other)
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-12)
 
 
 def test_auc_turns_round_with_the_score_and_ignores_its_scale() -> None:
@@ -94,7 +96,7 @@ def test_specificity_at_a_sensitivity_is_the_best_of_all_thresholds(wanted: floa
     target, probability = sample(200, 10)
     false_alarms, sensitivity, _ = reference.roc_curve(target, probability, drop_intermediate=False)
     expected = 1 - false_alarms[sensitivity >= wanted - 1e-12].min()
-    assert metrics.specificity_at_sensitivity(target, probability, wanted) == pytest.approx(expected)
+    assert metrics.specificity_at_sensitivity(target, probability, wanted) == pytest.approx(expected, abs=1e-12, rel=0)
 
 
 def test_nine_tenths_of_ten_melanomas_are_nine() -> None:
@@ -113,7 +115,7 @@ def test_partial_auc_equals_scikit_learns_on_the_turned_problem(seed: int, lowes
     standard = reference.roc_auc_score(1 - target, -probability, max_fpr=most)
     smallest = most**2 / 2
     expected = (2 * standard - 1) * (most - smallest) + smallest if most < 1 else standard  # McClish undone
-    assert metrics.partial_auc(target, probability, lowest) == pytest.approx(expected, abs=1e-12)
+    assert metrics.partial_auc(target, probability, lowest) == pytest.approx(expected, abs=1e-12, rel=0)
 
 
 def test_partial_auc_of_a_coin_and_of_a_perfect_score() -> None:
@@ -129,7 +131,7 @@ def test_sensitivity_at_a_specificity_is_the_best_of_all_thresholds(wanted: floa
     target, probability = sample(200, 12)
     false_alarms, sensitivity, _ = reference.roc_curve(target, probability, drop_intermediate=False)
     expected = sensitivity[1 - false_alarms >= wanted - 1e-12].max()
-    assert metrics.sensitivity_at_specificity(target, probability, wanted) == pytest.approx(expected)
+    assert metrics.sensitivity_at_specificity(target, probability, wanted) == pytest.approx(expected, abs=1e-12, rel=0)
 
 
 def test_predictive_values_of_a_hand_made_table() -> None:
