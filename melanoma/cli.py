@@ -42,6 +42,17 @@ Overrides = Annotated[
 ]
 Name = Annotated[str | None, Parameter(help="The run's name. Default: recipe and UTC time.")]
 Runs = Annotated[Path, Parameter(help="Folder in which runs and the image cache are kept.")]
+Model = Annotated[str, Parameter(help="A bundle's or a run's folder, or hf://owner/name@revision.")]
+Age = Annotated[float | None, Parameter(help="The patient's age, years.")]
+Sex = Annotated[Literal["female", "male"] | None, Parameter(help="The patient's sex.")]
+Site = Annotated[str | None, Parameter(help="The anatomical site, in the words of the training table, such as torso.")]
+Prevalence = Annotated[
+    float | None,
+    Parameter(help="Share of melanomas among such lesions where the answer is used, 0 to 1. Default: the model's."),
+]
+Views = Annotated[
+    Literal[1, 8] | None, Parameter(help="Ways to lay each picture down. Default: as the model was validated.")
+]
 Json = Annotated[bool, Parameter(negative=(), help="Print the figures as JSON.")]
 
 
@@ -185,13 +196,34 @@ def resume(run: RunFolder, /, *, json: Json = False) -> None:
 
 
 @app.command
-def export(run: RunFolder, /) -> None:
-    """Write a trained run's networks as a bundle that answers without a deep-learning framework."""
+def export(
+    runs: Annotated[list[Path], Parameter(help="A run's folder; several make one bundle that answers by their mean.")],
+    /,
+    *,
+    to: Annotated[
+        str | None,
+        Parameter(help="Where the bundle goes as well: a folder, or hf://owner/name on the Hugging Face hub."),
+    ] = None,
+) -> None:
+    """Write trained networks as a bundle that answers without a deep-learning framework, and judge it.
+
+    It is proven equal to the trained networks, and holds all that was learned of held-out images.
+    """
     from melanoma import pipeline
 
-    opened = _open(run)
-    settings = opened.settings()
-    print(pipeline.export(opened, settings, pipeline.reopen(opened, settings)).folder)
+    if len(runs) > 1:
+        if to is None or to.startswith("hf:"):
+            raise UsageError("several runs make one bundle in a folder of its own: give --to FOLDER, then publish that")
+        print(pipeline.export_runs([_open(run) for run in runs], Path(to)).folder)
+        return
+    if (runs[0] / "SHA256SUMS").is_file() and to is not None:  # a bundle, to be published or copied
+        print(pipeline.publish(runs[0], to))
+        return
+    opened = _open(runs[0])
+    with opened.held():
+        settings = opened.settings()
+        pipeline.export_judged(opened, settings, pipeline.reopen(opened, settings))
+    print(pipeline.publish(opened.folder, to) if to else opened.bundle)
 
 
 @app.command
@@ -228,6 +260,7 @@ def evaluate(
         pipeline.export(opened, settings, prepared)
         pipeline.score_run(opened, settings, prepared)
         pipeline.evaluate(opened, settings, prepared)
+        pipeline.seal(opened, settings, prepared)
     _print_result(opened, json)
 
 
@@ -264,6 +297,81 @@ def submit(
 
 
 @app.command
+def predict(
+    pictures: Annotated[
+        list[str],
+        Parameter(help="Pictures, folders, globs, zips; or a CSV that names pictures, perhaps age, sex, site."),
+    ],
+    /,
+    *,
+    model: Model,
+    age: Age = None,
+    sex: Sex = None,
+    site: Site = None,
+    prevalence: Prevalence = None,
+    views: Views = None,
+    precision: Annotated[
+        Literal["float32", "auto", "bfloat16", "int8"],
+        Parameter(help="float32 answers alike on every machine; auto takes what is fastest on this one."),
+    ] = "float32",
+    out: Annotated[Path | None, Parameter(help="Also write all answers to this .csv or .jsonl file.")] = None,
+    json: Annotated[bool, Parameter(negative=(), help="Print a line of JSON for each picture.")] = False,
+) -> None:
+    """Tell melanoma from other lesions on photographs: probability, words, refer, or not assessable.
+
+    A picture that cannot be read is reported and the rest is answered; the exit code is 1 then.
+    """
+    from melanoma.answer import answer_pictures, print_answers
+    from melanoma.inference.predict import Details
+
+    details = Details(age, sex, site, prevalence)
+    predictor, answers = answer_pictures(pictures, model, details, views=views, precision=precision, counting=_counting)
+    if failed := print_answers(predictor, answers, as_json=json, out=out):
+        raise DataError(f"{failed:,} of the pictures could not be read; see above")
+
+
+@app.command
+def explain(
+    picture: Annotated[str, Parameter(help="One picture.")],
+    /,
+    *,
+    model: Model,
+    out: Annotated[Path, Parameter(help="The PNG to write; the map as an array goes beside it, as .npy.")] = Path(
+        "explanation.png"
+    ),
+    age: Age = None,
+    sex: Sex = None,
+    site: Site = None,
+    prevalence: Prevalence = None,
+    views: Views = None,
+) -> None:
+    """Draw where the network looked: the picture, what the network saw of it, and the map over that."""
+    from melanoma.answer import explain_picture
+    from melanoma.inference.predict import Details
+
+    explained = explain_picture(picture, model, out, Details(age, sex, site, prevalence), views)
+    print(explained.answer.words)
+    print(out)
+    print(EPILOGUE)
+
+
+@app.command
+def serve(
+    *,
+    model: Model,
+    host: Annotated[str, Parameter(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, Parameter(help="Port to listen on.")] = 8000,
+    views: Views = None,
+    queue: Annotated[int, Parameter(help="Pictures that may wait; more get 503 and Retry-After.")] = 64,
+    largest: Annotated[int, Parameter(help="Most MiB of a request.")] = 64,
+) -> None:
+    """Answer over HTTP, with a page for people and an API for programs; /docs describes it."""
+    from melanoma.web.app import serve as listen
+
+    listen(model, host=host, port=port, views=views, queue=queue, largest_bytes=largest * 2**20)
+
+
+@app.command
 def download(
     source: Annotated[
         Literal["kaggle", "isic"], Parameter(help="kaggle: the SIIM-ISIC 2020 competition. isic: the ISIC Archive.")
@@ -292,6 +400,12 @@ def doctor(*, json: Json = False) -> None:
     width = max(len(name) for name in facts)
     for name, fact in facts.items():
         print(f"{name:<{width}}  {fact}")
+
+
+def _counting(what: str, unit: str) -> Any:
+    from melanoma.training.progress import counting  # not for a single picture
+
+    return counting(what, unit)
 
 
 def _started(begun: Any) -> Any:

@@ -1,7 +1,11 @@
 """More than one run: which ranks better, with paired intervals; and one submission from several, blended."""
 
+import json
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -27,9 +31,12 @@ from melanoma.evaluation.intervals import (
 )
 from melanoma.evaluation.recalibration import parts_by_patient
 from melanoma.files import write_json
+from melanoma.inference.assess import Likeness
+from melanoma.inference.bundle import SUMS, Bundle, write_bundle
 from melanoma.inference.submission import write_submission
-from melanoma.judge import read_predictions
-from melanoma.runs import open_run
+from melanoma.judge import judge_file, read_predictions, told, write_table
+from melanoma.report.card import RESEARCH_USE
+from melanoma.runs import Run, open_run
 
 SCHEMA_VERSION = 1
 MINIMUM_SENSITIVITY = 0.8
@@ -154,6 +161,57 @@ def blend_runs(folders: Sequence[Path], out: Path, *, seed: int = 0) -> dict[str
     }
     write_json(out.with_suffix(".json"), found)
     return found
+
+
+# ---- one bundle from several runs ------------------------------------------------------------------------------------
+
+
+def bundle_runs(runs: Sequence[Run], bundles: Sequence[Bundle], folder: Path) -> Bundle:
+    """Write the bundles of several runs as one, judged anew: each run's probability counts alike.
+
+    Calibration, thresholds and figures are of the mean, on the images that every run has held out; the report is
+    written beside `folder`. Raises DataError where the runs are not of one dataset.
+    """
+    if (folder.exists() and not (folder / SUMS).is_file()) or folder.resolve() in {
+        run.folder.resolve() for run in runs
+    }:
+        raise UsageError(f"{folder} is there already and is no bundle; give another folder")
+    names = _names([run.folder for run in runs])
+    rows, remarks = common_rows([_predictions(run.folder) for run in runs], names)
+    settings, data = runs[0].settings(), json.loads(runs[0].data.read_text())["folder"]
+    if any(json.loads(run.data.read_text())["folder"] != data for run in runs):
+        raise DataError(f"{listed(names)} are not of one dataset folder, so their mean cannot be judged")
+    report = folder.with_name(f"{folder.name}-report")
+    predictions = report / "predictions.csv"
+    mean = rows[["image_name", "patient_id"]].assign(probability=rows[names].mean(axis=1))
+    write_table(predictions, mean)
+    judged = judge_file(predictions, Path(data), report, settings, command=f"melanoma export {' '.join(names)}")
+    description: dict[str, Any] = {**bundles[0].description, "name": folder.name, "runs": [], "networks": []}
+    files: list[Path] = []
+    likeness: list[Likeness] = []
+    with TemporaryDirectory() as aside:
+        for place, (name, bundle) in enumerate(zip(names, bundles, strict=True)):
+            description["runs"] += [{**run, "name": name} for run in bundle.description["runs"]]
+            for network in bundle.description["networks"]:
+                renamed = {**network, "file": f"run-{place}-{network['file']}", "run": place}
+                renamed.pop("int8", None)
+                shutil.copyfile(bundle.folder / network["file"], Path(aside) / renamed["file"])
+                files.append(Path(aside) / renamed["file"])
+                description["networks"].append(renamed)
+            likeness += bundle.gate.likeness if bundle.gate else ()
+        gate = bundles[0].gate
+        if gate is not None and len(likeness) == len(files):
+            gate = replace(gate, likeness=tuple(likeness))
+        else:
+            gate, description["gate"] = None, {"reason": "not every run has one"}
+        description |= told(
+            json.loads(judged.metrics.read_text()), json.loads(judged.calibration.read_text()), settings
+        )
+        cards = [run.card.read_text(encoding="utf-8") for run in runs]
+        head = f"# {folder.name}: {len(runs)} runs, {len(files)} networks\n\n{RESEARCH_USE}\n\n" + "".join(
+            f"- {remark}\n" for remark in [*remarks, *description["figures"]["limits"]]
+        )
+        return write_bundle(folder, files, description, "\n".join([head, *cards]), gate)
 
 
 def blend_summary(found: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ class Section(BaseModel):
 class DataSettings(Section):
     """Which rows of the table are used."""
 
+    licence: str = Field("", max_length=200, description="of the images, for the bundle's card, such as CC BY-NC 4.0")
     limit: int = Field(0, ge=0, description="training images to take, patients whole; 0 takes all")
     duplicates: Literal["drop", "keep"] = Field(
         "drop", description="drop: of images that are one picture the first is kept; keep: all, always in one fold"

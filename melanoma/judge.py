@@ -29,17 +29,27 @@ from melanoma.evaluation.metrics import auc
 from melanoma.files import replacing, sha256, write_json, write_text
 from melanoma.inference.bundle import Bundle, read_bundle
 from melanoma.inference.engine import Choice, Engine, choose
+from melanoma.inference.explain import overlaid
 from melanoma.inference.robustness import CHANGES, changed_scores
 from melanoma.prepare import Prepared
 from melanoma.report import page
 from melanoma.report.card import model_card
 from melanoma.report.checklists import CHECKLISTS, checklist, facts_of
-from melanoma.report.figures import mistakes_figure, overlaid, save
+from melanoma.report.figures import mistakes_figure, save
 from melanoma.runs import Run
 
 CONTROL_FOLDS = 5
 MOST_CHANGED = 400  # lesions that are turned, mirrored, brightened
 MOST_PASSES = 16_000  # through the network, for all their changes and views
+OPERATING_POINT = 0.9  # sensitivity that labels aim at
+LIMITS_OF_A_BUNDLE = [
+    "The figures are of single networks on images of patients that they were not trained on; several networks of one "
+    "bundle answer together, which was not measured and is rarely worse.",
+    "It was validated on the dataset that it was made from: other cameras, clinics, skin types and ages may differ, "
+    "and skin type is not recorded there.",
+    "It knows photographs taken through a dermatoscope, and no clinical photographs, nails, mouths or eyes.",
+    "A probability holds for the share of melanomas that it is given for; the operating point and refer do not shift.",
+]
 ANSWER_COLUMNS = ["calibrated", "said", "with_context"]
 FROM_THE_TABLE = ["site", "sex", "age_years", "source"]
 
@@ -214,9 +224,7 @@ class _Networks:
 
 def _write_answers(run: Run, judged: Judged) -> None:
     """Write what turns probabilities into answers, and the answers themselves beside the probabilities."""
-    points = {str(point["wanted_sensitivity"]): point["threshold"] for point in judged.metrics["operating_points"]}
-    context = judged.metrics.get("with_context", {}).get("weights")
-    write_json(run.calibration, {**judged.answers.to_json(), "thresholds": points, "context": context})
+    context = _write_calibration(run, judged)
     plain = read_predictions(run.predictions).drop(columns=ANSWER_COLUMNS, errors="ignore")
     answered = {name: judged.predictions[name].to_numpy() for name in ANSWER_COLUMNS if name in judged.predictions}
     answered["calibrated"] = judged.answers.moved(answered["calibrated"])
@@ -229,9 +237,36 @@ def _write_answers(run: Run, judged: Judged) -> None:
         write_table(run.test_predictions, test)
 
 
+def _write_calibration(run: Run, judged: Judged) -> dict[str, float] | None:
+    """Write calibration.json; return the weights of a patient's other images, where there are any."""
+    points = {str(point["wanted_sensitivity"]): point["threshold"] for point in judged.metrics["operating_points"]}
+    context: dict[str, float] | None = judged.metrics.get("with_context", {}).get("weights")
+    write_json(run.calibration, {**judged.answers.to_json(), "thresholds": points, "context": context})
+    return context
+
+
 def _new_answers(answers: Answers, probability: NDArray[np.float64]) -> dict[str, Any]:
     said = answers.conformal.answer(probability) if answers.conformal else np.full(len(probability), "refer")
     return {"calibrated": answers.of_new(probability), "said": said}
+
+
+def told(metrics: Mapping[str, Any], calibration: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """Pick what a bundle tells of itself: its `answers` and its out-of-fold `figures`, ready for JSON."""
+    points = [point for point in metrics["operating_points"] if point["threshold"] is not None]
+    wanted = next((point for point in points if point["wanted_sensitivity"] == OPERATING_POINT), None)
+    learned = ("calibrator", "conformal", "prevalence", "prevalence_of_the_data", "context")
+    answers = {
+        **{name: calibration[name] for name in learned},
+        "threshold": wanted["threshold"] if wanted else settings.evaluate.threshold,
+        "operating_point": OPERATING_POINT if wanted else None,
+        "operating_points": points,
+    }
+    kept = ("scope", "images", "patients", "melanomas", "auc", "average_precision", "conformal", "at_sensitivity")
+    known = [one for one in metrics["controls"] if one["auc"]["value"] is not None]
+    strongest = max(known, key=lambda one: one["auc"]["value"], default=None)
+    control = strongest and {name: strongest[name] for name in ("name", "auc", "difference")}
+    figures = {**{name: metrics[name] for name in kept}, "strongest_control": control, "limits": LIMITS_OF_A_BUNDLE}
+    return {"answers": answers, "figures": figures}
 
 
 # ---- anybody's predictions -------------------------------------------------------------------------------------------
@@ -274,6 +309,7 @@ def judge_file(
     judged.metrics["scope"] = "given"
     mistakes = evidence.worst_mistakes(judged.predictions)
     run = Run(out)
+    _write_calibration(run, judged)
     _write_page(
         run,
         judged,

@@ -18,25 +18,31 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from melanoma.compare import noise_in_words, noise_of
+from melanoma.compare import bundle_runs, noise_in_words, noise_of
 from melanoma.config import Settings, load_settings
 from melanoma.data.cache import Cache
 from melanoma.data.encode import Encoder
-from melanoma.errors import MelanomaError, MissingExtraError
-from melanoma.files import sha256, write_json
-from melanoma.inference.bundle import RESEARCH_ONLY, Bundle, read_bundle, write_bundle
+from melanoma.errors import MelanomaError, MissingExtraError, ModelError
+from melanoma.files import replacing_folder, sha256, write_json
+from melanoma.inference.bundle import RESEARCH_ONLY, SUMS, Bundle, code_hash, read_bundle, write_bundle
 from melanoma.inference.engine import Engine, choose
 from melanoma.inference.predict import score
 from melanoma.inference.submission import examine_submission, write_submission
-from melanoma.judge import judge_run, read_predictions, write_table
+from melanoma.judge import judge_run, read_predictions, told, write_table
 from melanoma.machine import cores, installed_version
 from melanoma.prepare import Prepared, prepare
 from melanoma.runs import CACHE, Run, create_run, default_name, open_run
+from melanoma.training.gate import Lesions, chosen_lesions, learn_gate
 from melanoma.training.progress import counting, say
 from melanoma.training.quantize import CALIBRATION_IMAGES, measured_loss, quantize_network, remarks_on
 from melanoma.training.state import read_position
 
-COMPARED_IMAGES = 8  # that an exported network is proven equal on
+COMPARED_IMAGES = 200  # that an exported network is proven equal on
+EXPORT_ALONE = (
+    "import sys; from pathlib import Path; from melanoma import pipeline, runs; "
+    "run = runs.open_run(Path(sys.argv[1])); settings = run.settings(); "
+    "pipeline.export(run, settings, pipeline.reopen(run, settings))"
+)
 PREDICTION_COLUMNS = ["image_name", "patient_id", "fold", "target", "probability", "answer"]
 
 
@@ -123,6 +129,9 @@ def finish(run: Run) -> None:
         # ---- evaluate: the figures and the page ------------------------------------------------------------------
         evaluate(run, settings, prepared)
 
+        # ---- seal: into the bundle what turns its scores into answers --------------------------------------------
+        seal(run, settings, prepared)
+
         # ---- submit: the competition's file ----------------------------------------------------------------------
         submit(run, prepared)
 
@@ -169,8 +178,7 @@ def export(run: Run, settings: Settings, prepared: Prepared) -> Bundle:
             f"fold {', '.join(unfinished)} is not trained to its end; first: melanoma resume {run.folder}"
         )
     weights = {fold: sha256(run.weights(fold)) for fold in folds}
-    if (run.bundle / "SHA256SUMS").is_file():
-        bundle = read_bundle(run.bundle)
+    if (bundle := _exported(run)) is not None:
         known = bundle.description["networks"]
         lacking = settings.evaluate.precision == "int8" and not all("int8" in network for network in known)
         if {network["fold"]: network["weights"] for network in known} == weights and not lacking:
@@ -190,23 +198,32 @@ def export(run: Run, settings: Settings, prepared: Prepared) -> Bundle:
         path = run.fold(fold) / f"fold-{fold}.onnx"
         equality = export_network(path, run.weights(fold), settings, images, metadata)
         paths.append(path)
-        row: dict[str, Any] = {"file": path.name, "fold": fold, "weights": weights[fold]}
+        row: dict[str, Any] = {"file": path.name, "run": 0, "fold": fold, "weights": weights[fold]}
         row["encoder"] = encoder.to_json()
         row["largest_difference"] = equality
         if settings.evaluate.precision == "int8":
             row["int8"] = _quantized(run, fold, settings, prepared, path)
             paths.append(path.with_name(row["int8"]["file"]))
         networks.append(row)
+    used = {
+        "name": run.name,
+        "backbone": settings.model.backbone,
+        "images": settings.images.model_dump(mode="json"),
+        "views": settings.evaluate.views,
+        "metadata": settings.model.metadata,
+    }
     description = {
         "name": run.name,
+        "runs": [used],
         "networks": networks,
-        "images": settings.images.model_dump(mode="json"),
-        "metadata": settings.model.metadata,
-        "threshold": settings.evaluate.threshold,
-        "hashes": prepared.hashes,
+        "answers": None,
+        "figures": None,
+        "gate": None,
+        "data": {"licence": settings.data.licence, "hashes": prepared.hashes},
+        "code": {"melanoma": installed_version("melanoma"), "sha256": code_hash()},
         "use": RESEARCH_ONLY,
     }
-    bundle = write_bundle(run.bundle, paths, description, _card(run, settings, prepared))
+    bundle = write_bundle(run.bundle, paths, description, f"# {run.name}\n\n{RESEARCH_ONLY}\n\nNot yet judged.\n")
     for path in paths:
         path.unlink()
     say(f"exported {len(networks)} network{'s' if len(networks) > 1 else ''} to {run.bundle}")
@@ -244,6 +261,64 @@ def score_run(run: Run, settings: Settings, prepared: Prepared) -> None:
 def evaluate(run: Run, settings: Settings, prepared: Prepared) -> None:
     """Write what a sceptic asks for: calibrated answers, metrics.json, figures, report, model card."""
     judge_run(run, settings, prepared)
+
+
+def seal(run: Run, settings: Settings, prepared: Prepared) -> Bundle:
+    """Write into the bundle what turns its scores into answers, all of it learned from held-out images.
+
+    Calibration, thresholds and figures are those of calibration.json and metrics.json; the gate, which turns pictures
+    away that are no lesions, is learned here, once for the same networks.
+    """
+    bundle = read_bundle(run.bundle)
+    description, gate = bundle.description, bundle.gate
+    if description["gate"] is None:
+        note("learning what lesion photographs look like, to turn other pictures away")
+        gate, description["gate"] = learn_gate(
+            _lesions(bundle, settings, prepared), len(bundle.networks), settings.seed
+        )
+    description |= told(json.loads(run.metrics.read_text()), json.loads(run.calibration.read_text()), settings)
+    description["runs"][0]["views"] = settings.evaluate.views  # those of the scores that were judged
+    every = sorted(run.bundle.glob("*.onnx"))
+    return write_bundle(run.bundle, every, description, run.card.read_text(encoding="utf-8"), gate)
+
+
+def export_judged(run: Run, settings: Settings, prepared: Prepared) -> Bundle:
+    """Write a trained run's bundle with all that its answers need; what is there already is kept."""
+    bundle = export(run, settings, prepared)
+    if bundle.answers is not None:
+        return bundle
+    score_run(run, settings, prepared)
+    evaluate(run, settings, prepared)
+    return seal(run, settings, prepared)
+
+
+def export_runs(runs: Sequence[Run], folder: Path) -> Bundle:
+    """Write the bundles of several runs as one, which answers by their mean; each run is exported first where needed.
+
+    The mean is judged on the images that every run has held out; its report is written beside `folder`.
+    Raises DataError where the runs are not of one dataset, or share too few held-out images.
+    """
+    bundles = []
+    for run in runs:
+        with run.held():
+            settings = run.settings()
+            bundles.append(export_judged(run, settings, reopen(run, settings)))
+    return bundle_runs(runs, bundles, folder)
+
+
+def publish(model: Path, address: str) -> str:
+    """Copy a bundle, or a run's bundle, into a folder or to hf://owner/name; return where it is now."""
+    bundle = read_bundle(model)
+    if address.startswith("hf:"):
+        from melanoma.inference.hub import push_bundle
+
+        return push_bundle(bundle.folder, address, bundle.description["data"]["licence"] or None)
+    if Path(address).exists() and not (Path(address) / SUMS).is_file():
+        raise MelanomaError(f"{address} is there already and is no bundle; give another place")
+    with replacing_folder(Path(address)) as aside:
+        for name in (SUMS, *bundle.files):
+            shutil.copyfile(bundle.folder / name, aside / name)
+    return str(read_bundle(Path(address)).folder)
 
 
 def submit(run: Run, prepared: Prepared) -> None:
@@ -306,6 +381,37 @@ def _resolved(settings: Settings) -> Settings:
     return settings.model_copy(update={"model": model, "folds": folds, "train": train, "evaluate": evaluating})
 
 
+def _exported(run: Run) -> Bundle | None:
+    """Open the run's bundle; None where there is none, or an earlier version wrote it or damage befell it."""
+    if not (run.bundle / SUMS).is_file():
+        return None
+    try:
+        return read_bundle(run.bundle)
+    except ModelError as error:
+        note(f"the bundle is written anew: {error}")
+        return None
+
+
+def _lesions(bundle: Bundle, settings: Settings, prepared: Prepared) -> Lesions:
+    """Gather held-out images, each with the features that a network has of it that was not trained on it."""
+    kept = np.flatnonzero(prepared.kept & (prepared.fold >= 0))
+    kept = kept[chosen_lesions(prepared.fold[kept], settings.seed)]
+    rows, network = prepared.table.iloc[kept], prepared.fold[kept].astype(np.int64)
+    places, cache = prepared.cache.rows_of(rows["image_name"]), prepared.cache
+    choice = choose(settings.evaluate.engine, settings.evaluate.precision)
+    features: list[Any] = [None] * len(kept)
+    for fold, path in enumerate(bundle.networks_in(choice.precision)):
+        held = np.flatnonzero(network == fold)
+        metadata = bundle.encoders[fold].features(rows.iloc[held]) if settings.model.metadata else None
+        output = Engine(path, choice).answer(cache.images[places[held]], metadata)
+        for row, values in zip(held, output.features, strict=True):
+            features[row] = values
+    sides = cache.index[["width", "height"]].min(axis=1).to_numpy()[places]
+    images = [cache.images[place] for place in places]
+    group = prepared.group[kept]
+    return Lesions(cache.thumbnails[places], images, group, sides, network, np.stack(features))
+
+
 def _balanced_first(settings: Settings) -> bool:
     return settings.balance.method == "rows_before_folds"
 
@@ -349,22 +455,9 @@ def _export_by_torch(run: Run) -> Bundle:
 
     if "torch" not in installed_backends():
         raise MissingExtraError("PyTorch, which writes the ONNX files,", "train")
-    command = [sys.executable, "-m", "melanoma", "export", str(run.folder)]
+    command = [sys.executable, "-c", EXPORT_ALONE, str(run.folder)]
     environment = os.environ | {"KERAS_BACKEND": "torch"}
     done = subprocess.run(command, env=environment, check=False, stdout=subprocess.PIPE)
     if done.returncode != 0:
         raise MelanomaError(f"PyTorch could not write the networks of {run.folder}; its message is above")
     return read_bundle(run.bundle)
-
-
-def _card(run: Run, settings: Settings, prepared: Prepared) -> str:
-    """Say in a page what the bundle is."""
-    used = prepared.table[prepared.kept]
-    return (
-        f"# {run.name}\n\n{RESEARCH_ONLY}\n\n"
-        f"Tells melanoma from every other skin lesion on a dermoscopic photograph: {settings.model.backbone} at "
-        f"{settings.images.size_px} px, {folds_of(prepared)} network(s), trained and validated on {len(used):,} images "
-        f"of {used['patient_id'].nunique():,} patients with {int(used['target'].sum()):,} melanomas.\n\n"
-        "The weights carry the licence of the images that they were trained on.\n"
-        "Figures: `metrics.json` and `report.html` of the run. Settings: its `config.toml`.\n"
-    )

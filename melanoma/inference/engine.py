@@ -33,7 +33,7 @@ BATCH, GPU_BATCH = 4, 32  # images to a request: on a processor more gain nothin
 
 
 @dataclass(frozen=True)
-class Answer:
+class Output:
     """What a network says of a batch.
 
     logit: float32 (batch,). activation_map: float32 (batch, height, width), each place's share of the image's logit.
@@ -84,36 +84,48 @@ def choose(engine: str = "auto", precision: str = "auto") -> Choice:
 class Engine:
     """One network, loaded once."""
 
-    def __init__(self, path: Path, choice: Choice | None = None) -> None:
+    def __init__(self, path: Path, choice: Choice | None = None, *, few: bool = False) -> None:
         """Load an ONNX file on all cores, by default as `choose` says.
 
+        few: for a picture at a time, all cores on each; else for many, a core on each.
         Raises ModelError where it is missing, damaged, another's, or reaches beyond itself.
         """
         self.choice = choice or choose()
         check_onnx(path)
         load = _load_openvino if self.choice.engine == "openvino" else _load_onnxruntime
         try:
-            self.loaded = load(path, self.choice.precision)
+            self.loaded = load(path, self.choice.precision, few)
         except Exception as error:  # both engines raise untyped families of their own
             raise ModelError(f"{path} cannot be loaded as a network: {error}") from error
         if self.loaded.outputs != OUTPUTS:
             raise ModelError(f"{path} is not a network of this package: its outputs are not {', '.join(OUTPUTS)}")
 
-    def answer(self, images: NDArray[np.uint8], metadata: Float32Array | None = None) -> Answer:
+    def answer(self, images: NDArray[np.uint8], metadata: Float32Array | None = None) -> Output:
         """Judge images: uint8 (batch, size_px, size_px, 3) RGB, and metadata float32 (batch, features) where used."""
         return _joined([answer for _, answer in self.stream(lambda part: _part(images, metadata, part), len(images))])
 
-    def stream(self, read: Callable[[slice], Batch], count: int) -> Iterator[tuple[slice, Answer]]:
+    def stream(self, read: Callable[[slice], Batch], count: int) -> Iterator[tuple[slice, Output]]:
         """Judge `count` images a few at a time, in their order: `read` gives some while others are computed.
 
         It is called from several threads, and may give several views of each image, one set after the other.
         """
         parts = self._parts(count)
         with ThreadPoolExecutor(self.loaded.at_once) as pool:
-            yield from zip(parts, pool.map(lambda part: self._judged(*read(part)), parts), strict=True)
+            yield from zip(parts, pool.map(lambda part: self.judge(*read(part)), parts), strict=True)
 
-    def _judged(self, images: NDArray[np.uint8], metadata: Float32Array | None) -> Answer:
+    def judge(self, images: NDArray[np.uint8], metadata: Float32Array | None = None) -> Output:
+        """Judge images as `answer` does, on the caller's thread: up to `at_once` threads are well used."""
         return _joined([self.loaded.run(*_part(images, metadata, part)) for part in self._parts(len(images))])
+
+    @property
+    def batch(self) -> int:
+        """How many images go to a request."""
+        return self.loaded.batch
+
+    @property
+    def at_once(self) -> int:
+        """How many requests are computed at the same time."""
+        return self.loaded.at_once
 
     def _parts(self, count: int) -> list[slice]:
         return [slice(start, min(start + self.loaded.batch, count)) for start in range(0, count, self.loaded.batch)]
@@ -123,35 +135,38 @@ class Engine:
 class _Loaded:
     """A network in an engine. run: judges at most `batch` images, and may be called from `at_once` threads."""
 
-    run: Callable[[NDArray[np.uint8], Float32Array | None], Answer]
+    run: Callable[[NDArray[np.uint8], Float32Array | None], Output]
     outputs: list[str]
     batch: int
     at_once: int
 
 
-def _load_onnxruntime(path: Path, precision: Precision) -> _Loaded:
+def _load_onnxruntime(path: Path, precision: Precision, few: bool) -> _Loaded:
     del precision  # an int8 network is a file of its own
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = cores() if few else 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=_providers())
     inputs = [value.name for value in session.get_inputs()]
 
-    def run(images: NDArray[np.uint8], metadata: Float32Array | None) -> Answer:
+    def run(images: NDArray[np.uint8], metadata: Float32Array | None) -> Output:
         return _answer(session.run(OUTPUTS, dict(zip(inputs, [images, metadata], strict=False))))
 
     gpu = "CUDAExecutionProvider" in session.get_providers()
     outputs = [value.name for value in session.get_outputs()]
-    return _Loaded(run, outputs, GPU_BATCH if gpu else BATCH, 2 if gpu else cores())
+    return _Loaded(run, outputs, GPU_BATCH if gpu else BATCH, 1 if few else 2 if gpu else cores())
 
 
-def _load_openvino(path: Path, precision: Precision) -> _Loaded:
+def _load_openvino(path: Path, precision: Precision, few: bool) -> _Loaded:
     core = _core()
-    model = core.read_model(path)
+    model, batch = core.read_model(path), 1 if few else BATCH
     # a fixed batch lets OpenVINO plan its memory once: 3 to 20 % faster than a dynamic one
-    model.reshape({value: [BATCH, *list(value.partial_shape)[1:]] for value in model.inputs})
+    model.reshape({value: [batch, *list(value.partial_shape)[1:]] for value in model.inputs})
     bfloat16 = precision == "bfloat16" or (precision == "int8" and bfloat16_is_faster())
-    hints = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32"}
+    hints = {
+        "PERFORMANCE_HINT": "LATENCY" if few else "THROUGHPUT",
+        "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
+    }
     compiled = core.compile_model(model, "CPU", hints)
     # one more than are computed: it is read meanwhile
     at_once = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1
@@ -159,7 +174,7 @@ def _load_openvino(path: Path, precision: Precision) -> _Loaded:
     for _ in range(at_once):
         idle.put(compiled.create_infer_request())
 
-    def run(images: NDArray[np.uint8], metadata: Float32Array | None = None) -> Answer:
+    def run(images: NDArray[np.uint8], metadata: Float32Array | None = None) -> Output:
         request = idle.get()
         try:
             for number, values in enumerate((images, metadata)):
@@ -175,17 +190,17 @@ def _load_openvino(path: Path, precision: Precision) -> _Loaded:
     if outputs == OUTPUTS:
         # OpenVINO's Python half sets itself up on first use, and deadlocks where two threads do so at once
         run(*(np.zeros([1, *list(value.shape)[1:]], value.element_type.to_dtype()) for value in compiled.inputs))
-    return _Loaded(run, outputs, BATCH, at_once)
+    return _Loaded(run, outputs, batch, at_once)
 
 
-def _answer(outputs: list[NDArray[Any]]) -> Answer:
+def _answer(outputs: list[NDArray[Any]]) -> Output:
     logit, activation_map, features = outputs
-    return Answer(logit[:, 0], activation_map[..., 0], features)
+    return Output(logit[:, 0], activation_map[..., 0], features)
 
 
-def _joined(answers: list[Answer]) -> Answer:
+def _joined(answers: list[Output]) -> Output:
     every = [(answer.logit, answer.activation_map, answer.features) for answer in answers]
-    return Answer(*(np.concatenate(values) for values in zip(*every, strict=True)))
+    return Output(*(np.concatenate(values) for values in zip(*every, strict=True)))
 
 
 def _part(images: NDArray[np.uint8], metadata: Float32Array | None, part: slice) -> Batch:

@@ -10,14 +10,12 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
 
-import cv2
 import numpy as np
 import pandas as pd
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
 from melanoma.config import ImageSettings
 from melanoma.errors import DataError
@@ -163,21 +161,6 @@ def mistakes_figure(images: Sequence[UInt8Array], rows: pd.DataFrame) -> Figure:
         _show(cell, pixels, str(row.image_name), f"{truth}, scored {row.probability:.3f}")
         cell.title.set_fontsize(9)
     return figure
-
-
-def overlaid(image: UInt8Array, activation_map: NDArray[np.float32]) -> UInt8Array:
-    """Lay an activation map over a picture: red where the place speaks for melanoma, blue where it speaks against.
-
-    image: uint8 RGB (height, width, 3); activation_map: float32 (rows, columns), each place's share of the logit. The
-    strongest place, either way, is coloured most; the same shape as the image comes out.
-    """
-    height, width = image.shape[:2]
-    strength = cv2.resize(activation_map.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
-    strength = strength / max(float(np.abs(activation_map).max()), 1e-6)
-    colour = np.where(strength[..., None] > 0, RED, BLUE)
-    cover = np.clip(np.abs(strength), 0, 1)[..., None] * 0.6
-    grey = image.mean(axis=2, keepdims=True)  # what is coloured must not be mistaken for the lesion's own colour
-    return np.asarray(grey * (1 - cover) + colour * cover, np.uint8)
 
 
 def _lesion(image: Lesion) -> tuple[UInt8Array, str]:

@@ -11,9 +11,11 @@ from melanoma.config import Settings
 from melanoma.errors import MelanomaError, ModelError
 from melanoma.files import replacing
 from melanoma.inference.engine import OUTPUTS, Choice, Engine
+from melanoma.inference.predict import sigmoid
 from melanoma.models.backend import BACKEND, keras
 from melanoma.models.classifier import answering, build_classifier
 
+COMPARED_AT_ONCE = 8
 TOLERANCE = 1e-3  # that float32 in another order of operations may differ by, relative to the largest value over 1
 
 
@@ -36,13 +38,13 @@ def export_network(
     features = 0 if metadata is None else metadata.shape[1]
     with keras.device("cpu"):  # a GPU rounds otherwise
         trained = answering(_load(weights, settings, features, plain=False))
-        pixels = images.astype(np.float32)
-        expected = trained.predict_on_batch([pixels, metadata] if metadata is not None else pixels)
+        expected = _by_keras(trained, images, metadata)
         network = answering(_load(weights, settings, features, plain=True))
         with replacing(path) as aside:
             write_onnx(aside, network, images, metadata)
             answer = Engine(aside, Choice("onnxruntime", "float32")).answer(images, metadata)
             found = {
+                "probability": float(np.abs(sigmoid(answer.logit) - sigmoid(expected[0][:, 0])).max()),
                 "logit": _difference(answer.logit, expected[0][:, 0]),
                 "activation_map": _difference(answer.activation_map, expected[1][..., 0]),
                 "features": _difference(answer.features, expected[2]),
@@ -61,6 +63,18 @@ def _load(weights: Path, settings: Settings, metadata_features: int, *, plain: b
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{weights} does not hold weights of this run's network: {error}") from error
     return classifier
+
+
+def _by_keras(
+    network: Any, images: NDArray[np.uint8], metadata: NDArray[np.float32] | None
+) -> list[NDArray[np.float32]]:
+    """Let Keras answer, a few images at a time."""
+    parts = []
+    for start in range(0, len(images), COMPARED_AT_ONCE):
+        few = slice(start, start + COMPARED_AT_ONCE)
+        pixels = images[few].astype(np.float32)
+        parts.append(network.predict_on_batch([pixels, metadata[few]] if metadata is not None else pixels))
+    return [np.concatenate(values) for values in zip(*parts, strict=True)]
 
 
 def _difference(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:

@@ -1,0 +1,143 @@
+"""Pictures to answers on the command line: a table or JSON lines for many, a picture of the map for one."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from melanoma.errors import UsageError
+from melanoma.files import replacing, write_bytes
+from melanoma.inference.bundle import RESEARCH_ONLY
+from melanoma.inference.explain import Explanation, explain, in_percent, sheet
+from melanoma.inference.inputs import Item, find_pictures
+from melanoma.inference.predict import ERROR, FEW, Answer, Details, Predictor
+
+COLUMNS = ["name", "status", "probability", "score", "label", "words", "reasons", "remarks", "error", "width", "height"]
+Counting = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
+NAME_WIDTH = 36
+
+
+def answer_pictures(
+    places: Sequence[str],
+    model: Path | str,
+    details: Details | None = None,
+    *,
+    views: int | None = None,
+    precision: str = "float32",
+    counting: Counting | None = None,
+) -> tuple[Predictor, Iterator[Answer]]:
+    """Answer for all pictures of some places, in their order; the predictor comes along, as it knows the model.
+
+    Raises DataError where a place holds no picture, ModelError as Predictor does; a bad picture becomes an answer.
+    """
+    items = find_pictures(places, details)
+    predictor = Predictor(model, precision=precision, views=views, few=len(items) <= FEW)
+    return predictor, _counted(predictor, items, counting if len(items) > FEW else None)
+
+
+def print_answers(
+    predictor: Predictor, answers: Iterator[Answer], *, as_json: bool = False, out: Path | None = None
+) -> int:
+    """Print answers as they come, and write them to `out` where given: .csv, .json or .jsonl. Return how many failed."""
+    if out is not None and out.suffix.lower() not in (".csv", ".json", ".jsonl"):
+        raise UsageError(f"--out {out} ends with .csv, .json or .jsonl")
+    every: list[Answer] = []
+    if not as_json:
+        print(f"{'picture':<{NAME_WIDTH}} {'answer':<15} {'probability':>11}")
+    for one in answers:
+        print(json.dumps(told(predictor, one), ensure_ascii=False) if as_json else _line(one), flush=True)
+        every.append(one)
+    if not as_json:
+        print(f"\n{summary(predictor, every)}")
+    if out is not None:
+        write_answers(out, predictor, every)
+    return sum(one.status == ERROR for one in every)
+
+
+def told(predictor: Predictor, answer: Answer) -> dict[str, Any]:
+    """Give an answer with the model that it comes from, as plain values."""
+    model = {"model": predictor.bundle.name, "model_sha256": predictor.bundle.sha256, "use": RESEARCH_ONLY}
+    return {**answer.to_json(), **model}
+
+
+def summary(predictor: Predictor, answers: Sequence[Answer]) -> str:
+    """Say what stands above, and what it is worth, in a few lines."""
+    counts = {
+        status: sum(one.status == status for one in answers) for status in dict.fromkeys(a.status for a in answers)
+    }
+    lines = [f"{len(answers):,} pictures: " + ", ".join(f"{count:,} {status}" for status, count in counts.items())]
+    lines += [f"note: {remark}" for remark in dict.fromkeys(text for one in answers for text in one.remarks)]
+    area, share = predictor.bundle.description["figures"]["auc"], predictor.answers["prevalence"]
+    if area["value"] is not None and area["low"] is not None:
+        lines.append(
+            f"model {predictor.bundle.name}: AUC {area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f}) on "
+            f"held-out patients; probabilities hold where {100 * share:.1f} % are melanomas, or for --prevalence"
+        )
+    return "\n".join([*lines, RESEARCH_ONLY])
+
+
+def write_answers(path: Path, predictor: Predictor, answers: Sequence[Answer]) -> None:
+    """Write answers whole or not at all: a CSV row, or a JSON line, each."""
+    rows = [told(predictor, one) for one in answers]
+    text = io.StringIO()
+    if path.suffix.lower() == ".csv":
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([*COLUMNS, "model", "model_sha256"])
+        writer.writerows([_cell(row[name]) for name in (*COLUMNS, "model", "model_sha256")] for row in rows)
+    else:
+        text.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_bytes(path, text.getvalue().encode())
+
+
+def explain_picture(
+    place: str, model: Path | str, out: Path, details: Details | None = None, views: int | None = None
+) -> Explanation:
+    """Draw where the network looked: a PNG at `out`, and beside it the map as an array, `.npy`.
+
+    Raises DataError where the picture cannot be read, UsageError where `place` is more than one.
+    """
+    if out.suffix.lower() != ".png":
+        raise UsageError(f"--out {out} ends with .png")
+    items = find_pictures([place], details)
+    if len(items) > 1:
+        raise UsageError(f"{place} holds {len(items):,} pictures; explain takes one")
+    predictor = Predictor(model, views=views, few=True)
+    explanation = explain(predictor, items[0].name, items[0].read, items[0].details)
+    footer = f"Model {predictor.bundle.name}. {RESEARCH_ONLY}"
+    write_bytes(out, sheet(explanation, items[0].name, footer))
+    with replacing(out.with_suffix(".npy")) as aside:
+        np.save(aside, np.asarray(explanation.answer.activation_map))
+    return explanation
+
+
+def _counted(predictor: Predictor, items: list[Item], counting: Counting | None) -> Iterator[Answer]:
+    stream = predictor.stream((item.name, item.read, item.details) for item in items)
+    if counting is None:
+        yield from stream
+        return
+    with counting("answering", "images") as show:
+        for number, answer in enumerate(stream, start=1):
+            yield answer
+            show(number, len(items))
+
+
+def _line(answer: Answer) -> str:
+    name = "".join(letter if letter.isprintable() else "?" for letter in answer.name)
+    if len(name) > NAME_WIDTH:
+        name = f"...{name[3 - NAME_WIDTH :]}"
+    shown = "" if answer.probability is None else in_percent(answer.probability)
+    reason = answer.error or "; ".join(answer.reasons)
+    return f"{name:<{NAME_WIDTH}} {answer.status:<15} {shown:>11}{f'  {reason}' if reason else ''}"
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, list):
+        return "; ".join(value)
+    if isinstance(value, str) and value[:1] in "=+-@\t\r":  # a spreadsheet would run it
+        return f"'{value}"
+    return "" if value is None else value

@@ -1,0 +1,236 @@
+"""Is this the picture of a lesion, and good enough to judge? What is not is turned away with the reason.
+
+Three questions: is it large, sharp, light and many-coloured enough; does it look like a lesion photograph rather than
+like any other picture; and are the network's own features within what lesions give. All limits are learned
+(training/gate.py) from the lesions that a network was made with; to apply them needs numpy and OpenCV alone.
+"""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from melanoma.errors import ModelError
+
+Float64Array = NDArray[np.float64]
+UInt8Array = NDArray[np.uint8]
+THUMBNAIL_PX = 64  # the side that `looks` describes
+QUALITIES = ("sharpness", "lightness", "contrast")
+LOOKS = 58  # numbers that `looks` gives
+SHARES = (0.02, 0.25, 0.5, 0.75, 0.98)  # of the pixels, below a quantile
+SCALES = 4  # each half the one before
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How a network's features of lesions are spread: a Gaussian with few axes of its own and the same in all others.
+
+    mean: float64 (channels,) of features of length 1. axes: float64 (axes, channels), orthonormal. variances: float64
+    (axes,); rest: the variance along any other direction. limit: the distance up to which a picture is a lesion's.
+    Source: Tipping and Bishop 1999, doi:10.1111/1467-9868.00196.
+    """
+
+    mean: Float64Array
+    axes: Float64Array
+    variances: Float64Array
+    rest: float
+    limit: float
+
+    def distance(self, features: NDArray[np.float32]) -> Float64Array:
+        """Return the squared Mahalanobis distance of features (n, channels) over the limit: float64 (n,), 1 at it."""
+        away = unit(features) - self.mean
+        along = away @ self.axes.T
+        beside = np.maximum((away**2).sum(axis=1) - (along**2).sum(axis=1), 0)
+        return np.asarray(((along**2 / self.variances).sum(axis=1) + beside / self.rest) / self.limit)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a picture must be like to be judged.
+
+    smallest_side_px: of the original. lowest, highest: a limit by name of QUALITIES. looks: float64 (59, 59), a
+    quadratic form of `looks` and 1, that is 0 for the middle lesion and 1 at the limit. likeness: by network.
+    """
+
+    smallest_side_px: int
+    lowest: Mapping[str, float]
+    highest: Mapping[str, float]
+    looks: Float64Array
+    likeness: tuple[Likeness, ...]
+
+    def reasons(
+        self, size: tuple[int, int], thumbnail: UInt8Array, image: UInt8Array, features: list[NDArray[np.float32]]
+    ) -> list[str]:
+        """Tell in sentences why a picture cannot be judged; an empty list is a picture that can.
+
+        size: (width, height) of the original, pixels. thumbnail: uint8 (64, 64, 3) RGB, the whole picture; image: as
+        the first network sees it; features: float32 (channels,), by network.
+        """
+        if min(size) < self.smallest_side_px:
+            return [f"it has {size[0]} x {size[1]} pixels; the shorter side needs {self.smallest_side_px}"]
+        found = []
+        for name, value in qualities(thumbnail[None], [image]).items():
+            below, above = value[0] < self.lowest[name], value[0] > self.highest.get(name, np.inf)
+            if below or above:
+                found.append(TOO_LOW[name] if below else TOO_HIGH[name])
+        strange = self.strangeness(thumbnail[None])[0]
+        if strange > 1:
+            found.append(
+                f"it does not look like a dermoscopic photograph of a lesion (strangeness {_shown(strange)}, limit 1)"
+            )
+        unlike = self.unlikeness([one[None] for one in features])[0]
+        if unlike > 1 and not found:
+            found.append(f"the network sees in it what it does not see in lesions (distance {_shown(unlike)}, limit 1)")
+        return found
+
+    def strangeness(self, thumbnails: UInt8Array) -> Float64Array:
+        """Return how unlike lesion photographs these look: thumbnails as for `looks`, float64 (n,), 1 at the limit."""
+        return quadratic(self.looks, looks(thumbnails))
+
+    def unlikeness(self, features: list[NDArray[np.float32]]) -> Float64Array:
+        """Return how unlike those of lesions the features are: float32 (n, channels) by network, float64 (n,)."""
+        pairs = zip(self.likeness, features, strict=True)
+        return np.asarray(np.mean([known.distance(one) for known, one in pairs], axis=0))
+
+    def to_bytes(self) -> bytes:
+        """Write the gate as a NumPy archive without pickled objects; `from_bytes` makes an equal one of it."""
+        values: dict[str, Any] = {"smallest_side_px": self.smallest_side_px, "looks": self.looks}
+        values |= {f"lowest_{name}": limit for name, limit in self.lowest.items()}
+        values |= {f"highest_{name}": limit for name, limit in self.highest.items()}
+        for number, known in enumerate(self.likeness):
+            values |= {f"{name}_{number}": getattr(known, name) for name in Likeness.__dataclass_fields__}
+        content = io.BytesIO()
+        np.savez(content, **values)
+        return content.getvalue()
+
+    @classmethod
+    def from_bytes(cls, content: bytes, networks: int) -> "Gate":
+        """Make a gate of what `to_bytes` gave; raises ModelError where it is none for so many networks."""
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+                values = {name: np.asarray(archive[name], np.float64) for name in archive.files}
+            gate = cls(
+                int(values["smallest_side_px"]),
+                {name: float(values[f"lowest_{name}"]) for name in QUALITIES},
+                {name: float(values[f"highest_{name}"]) for name in QUALITIES if f"highest_{name}" in values},
+                values["looks"],
+                tuple(_likeness(values, number) for number in range(networks)),
+            )
+        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+            raise ModelError(f"the bundle's gate.npz cannot be read: {error}") from error
+        if gate.looks.shape != (LOOKS + 1, LOOKS + 1) or not all(np.isfinite(one).all() for one in values.values()):
+            raise ModelError("the bundle's gate.npz is of another version or damaged")
+        return gate
+
+
+TOO_LOW = {
+    "sharpness": "it is out of focus or was enlarged from a small picture",
+    "lightness": "it is too dark",
+    "contrast": "there is no lesion to be seen: it is nearly of one colour",
+}
+TOO_HIGH = {"lightness": "it is too bright"}
+
+
+def qualities(thumbnails: UInt8Array, images: Any) -> dict[str, Float64Array]:
+    """Measure pictures: float64 (n,) by name of QUALITIES.
+
+    thumbnails: uint8 (n, 64, 64, 3); images: n of uint8 (side, side, 3), as a network sees them. sharpness: the log of
+    fine detail over coarse. lightness: the mean of CIE L*, 0 to 100. contrast: how far the colours are apart, L*a*b*.
+    """
+    lab = np.sort(_lab(thumbnails)[:, ::2, ::2].reshape(len(thumbnails), -1, 3), axis=1)
+    low, high = (lab[:, int(share * lab.shape[1])] for share in (SHARES[0], SHARES[-1]))
+    return {
+        "sharpness": np.array([_sharpness(image) for image in images]),
+        "lightness": np.asarray(lab[..., 0].mean(axis=1), np.float64),
+        "contrast": np.asarray(np.linalg.norm(high - low, axis=1), np.float64),
+    }
+
+
+def looks(thumbnails: UInt8Array) -> Float64Array:
+    """Describe what pictures look like: float64 (n, 58), of uint8 (n, 64, 64, 3) RGB.
+
+    In CIE L*a*b*: mean and spread in four rings around the middle; how much neighbours differ, at four scales; how
+    much more they do along than across, and how unevenly; quantiles; correlations between channels; symmetry.
+    """
+    parts = [_described(thumbnails[start : start + 64]) for start in range(0, len(thumbnails), 64)]
+    return np.concatenate(parts) if parts else np.empty((0, LOOKS))
+
+
+def _described(thumbnails: UInt8Array) -> Float64Array:
+    lab = np.ascontiguousarray(np.moveaxis(_lab(thumbnails), -1, 1))  # (n, 3, 64, 64)
+    count, pixels = len(lab), lab.reshape(len(lab), 3, -1)
+    means, squares = pixels @ _rings(), pixels**2 @ _rings()
+    columns = [means.reshape(count, -1), np.sqrt(np.maximum(squares - means**2, 0)).reshape(count, -1)]
+    small = lab
+    for _ in range(SCALES):
+        steps = [np.abs(np.diff(small, axis=axis)).mean(axis=(2, 3)) for axis in (2, 3)]
+        columns.append(np.log(steps[0] + steps[1] + 0.05))
+        small = _halved(small)
+    down, across = (np.diff(lab[:, 0], axis=axis) ** 2 for axis in (1, 2))
+    energy = [one.mean(axis=(1, 2)) for one in (down, across)]
+    columns.append(np.abs(np.log(energy[0] + 0.01) - np.log(energy[1] + 0.01)))
+    columns.append(np.log(((across**2).mean(axis=(1, 2)) + 1e-3) / (energy[1] + 1e-2) ** 2))
+    ordered = np.sort(_halved(lab).reshape(count, 3, -1), axis=-1)
+    columns.append(ordered[:, :, [int(share * ordered.shape[-1]) for share in SHARES]].reshape(count, -1))
+    centred = pixels - pixels.mean(axis=-1, keepdims=True)
+    together = centred @ np.swapaxes(centred, 1, 2) / pixels.shape[-1]
+    spread = np.sqrt(np.diagonal(together, axis1=1, axis2=2)) + 1e-2
+    columns += [together[:, i, j] / (spread[:, i] * spread[:, j]) for i, j in ((0, 1), (0, 2), (1, 2))]
+    for axis in (2, 3):
+        unlike = np.abs(lab[:, 0] - np.flip(lab, axis)[:, 0]).mean(axis=(1, 2))
+        columns.append(np.log(unlike + 0.5))
+    return np.column_stack(columns).astype(np.float64)
+
+
+def _halved(maps: NDArray[np.float32]) -> NDArray[np.float32]:
+    pairs = maps[..., ::2, :] + maps[..., 1::2, :]
+    return np.asarray((pairs[..., ::2] + pairs[..., 1::2]) / 4)
+
+
+def quadratic(form: Float64Array, values: Float64Array) -> Float64Array:
+    """Apply a quadratic form to values (n, columns) with a 1 behind them: float64 (n,)."""
+    longer = np.column_stack([values, np.ones(len(values))])
+    return np.asarray(np.einsum("ni,ij,nj->n", longer, form, longer, optimize=True))
+
+
+def unit(features: NDArray[np.float32]) -> Float64Array:
+    """Return features (n, channels) at length 1, float64."""
+    values = features.astype(np.float64)
+    return np.asarray(values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-9))
+
+
+def _likeness(values: Mapping[str, Float64Array], number: int) -> Likeness:
+    mean, axes, variances = (values[f"{name}_{number}"] for name in ("mean", "axes", "variances"))
+    if axes.shape != (len(variances), len(mean)):
+        raise ValueError("its arrays do not go together")
+    return Likeness(mean, axes, variances, float(values[f"rest_{number}"]), float(values[f"limit_{number}"]))
+
+
+def _lab(thumbnails: UInt8Array) -> NDArray[np.float32]:
+    scaled = thumbnails.astype(np.float32) / np.float32(255)
+    return np.stack([cv2.cvtColor(one, cv2.COLOR_RGB2LAB) for one in scaled])
+
+
+@cache
+def _rings() -> NDArray[np.float32]:
+    """Weigh the pixels of a thumbnail for each ring around the middle, and the corners: float32 (pixels, 4)."""
+    down, across = np.mgrid[:THUMBNAIL_PX, :THUMBNAIL_PX] - (THUMBNAIL_PX - 1) / 2
+    away = np.hypot(down, across).ravel() / (THUMBNAIL_PX / 2)
+    inside = np.stack([(away >= low) & (away < high) for low, high in pairwise((0.0, 0.33, 0.66, 1.0, np.inf))], axis=1)
+    return np.asarray(inside / inside.sum(axis=0), np.float32)
+
+
+def _sharpness(image: UInt8Array) -> float:
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    fine = float(np.abs(cv2.Laplacian(grey, cv2.CV_32F)).mean())
+    return float(np.log((fine + 0.01) / (float(grey.std()) + 1)))
+
+
+def _shown(value: float) -> str:
+    return f"{value:.1f}" if value < 100 else "over 100"

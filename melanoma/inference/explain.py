@@ -1,0 +1,170 @@
+"""Where a network looked: class activation maps over the lesion, from the bundle alone.
+
+With global average pooling and one dense layer the map is Grad-CAM without gradients: each place's share of the logit
+(Zhou et al. 2016, arXiv:1512.04150; Selvaraju et al. 2017, arXiv:1610.02391). Where a network also sees age, sex and
+site, the map is of the image's share of the logit.
+"""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from melanoma.errors import DataError
+from melanoma.images.decode import UInt8Array, as_image, decode
+from melanoma.inference.predict import Answer, Details, Predictor
+
+RED, BLUE = np.array([213.0, 94.0, 0.0]), np.array([0.0, 114.0, 178.0])  # for melanoma, against: told apart by most
+COVER = 0.6  # of the colour where a place speaks most
+PANEL_PX, MARGIN_PX, TEXT_PX = 420, 24, 17
+INK, QUIET, PAPER = (32, 36, 42), (92, 98, 106), (255, 255, 255)
+NOTE = "Red spoke for melanoma, blue against. It shows where the network looked, not why, and proves nothing."
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """An answer with what it was drawn from.
+
+    answer: with its activation_map, float32 (rows, columns). original: uint8 (height, width, 3) RGB; image: uint8
+    (size_px, size_px, 3), as the first network sees it.
+    """
+
+    answer: Answer
+    original: UInt8Array
+    image: UInt8Array
+
+    @property
+    def overlay(self) -> UInt8Array:
+        """The map over the image: uint8 (size_px, size_px, 3)."""
+        return overlaid(self.image, _map_of(self.answer))
+
+    @property
+    def colours(self) -> UInt8Array:
+        """The map alone, as colour and opacity to lay over the image: uint8 (size_px, size_px, 4) RGBA."""
+        strength = _strength(_map_of(self.answer), self.image.shape[:2])
+        opacity = np.clip(np.abs(strength), 0, 1)[..., None] * 255
+        return np.concatenate([np.where(strength[..., None] > 0, RED, BLUE), opacity], axis=2).astype(np.uint8)
+
+
+def explain(predictor: Predictor, name: str, source: Any, details: Details | None = None) -> Explanation:
+    """Answer for one picture, with what it was drawn from; raises DataError where it cannot be read."""
+    content = source() if callable(source) else source
+    answer = next(predictor.stream([(name, content, details)], maps=True))
+    if answer.error is not None:
+        raise DataError(answer.error)
+    picture = predictor.read(name, content)
+    if isinstance(content, bytes | str | Path):
+        original = decode(Path(content) if isinstance(content, str) else content, PANEL_PX, name)
+    else:
+        original = as_image(content)
+    return Explanation(answer, original, picture.images[0])
+
+
+def overlaid(image: UInt8Array, activation_map: NDArray[np.float32]) -> UInt8Array:
+    """Lay an activation map over a picture: red where the place speaks for melanoma, blue where it speaks against.
+
+    image: uint8 RGB (height, width, 3); activation_map: float32 (rows, columns), each place's share of the logit. The
+    strongest place, either way, is coloured most; the same shape as the image comes out.
+    """
+    strength = _strength(activation_map, image.shape[:2])
+    colour = np.where(strength[..., None] > 0, RED, BLUE)
+    cover = np.clip(np.abs(strength), 0, 1)[..., None] * COVER
+    grey = image.mean(axis=2, keepdims=True)  # what is coloured must not be mistaken for the lesion's own colour
+    return np.asarray(grey * (1 - cover) + colour * cover, np.uint8)
+
+
+def sheet(explanation: Explanation, title: str = "", footer: str = "") -> bytes:
+    """Draw the original, what the network saw of it, and the map over that, side by side: a PNG."""
+    answer = explanation.answer
+    panels = [
+        ("Original", explanation.original),
+        ("What the network saw", explanation.image),
+        ("Where it looked", explanation.overlay),
+    ]
+    width = len(panels) * PANEL_PX + (len(panels) + 1) * MARGIN_PX
+    font, small = ImageFont.load_default(TEXT_PX), ImageFont.load_default(TEXT_PX - 3)
+    lines = [*_wrapped(_headline(answer), font, width), *_wrapped(answer.words, small, width)]
+    quiet = [line for text in (NOTE, footer) for line in _wrapped(text, small, width)]
+    step = TEXT_PX + 8
+    head = MARGIN_PX + (step if title else 0) + step * len(lines) + MARGIN_PX // 2
+    height = head + PANEL_PX + 2 * step + step * len(quiet) + MARGIN_PX
+    page = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(page)
+    top = MARGIN_PX
+    if title:
+        draw.text((MARGIN_PX, top), _printable(title), fill=QUIET, font=small)
+        top += step
+    for number, line in enumerate(lines):
+        draw.text((MARGIN_PX, top), line, fill=INK, font=font if number == 0 else small)
+        top += step
+    for number, (caption, pixels) in enumerate(panels):
+        left = MARGIN_PX + number * (PANEL_PX + MARGIN_PX)
+        shown = _fitted(pixels)
+        place = left + (PANEL_PX - shown.width) // 2, head + (PANEL_PX - shown.height) // 2
+        page.paste(shown, place)
+        draw.text((left, head + PANEL_PX + 8), caption, fill=INK, font=small)
+    for number, line in enumerate(quiet):
+        draw.text((MARGIN_PX, head + PANEL_PX + 2 * step + number * step), line, fill=QUIET, font=small)
+    return png(np.asarray(page))
+
+
+def png(pixels: UInt8Array) -> bytes:
+    """Write uint8 (height, width, 3 or 4) as PNG."""
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "PNG")
+    return content.getvalue()
+
+
+def _map_of(answer: Answer) -> NDArray[np.float32]:
+    assert answer.activation_map is not None
+    return answer.activation_map
+
+
+def _strength(activation_map: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Enlarge a map to an image's (height, width), its strongest place at 1 or -1."""
+    size = shape[1], shape[0]
+    larger = cv2.resize(activation_map.astype(np.float32), size, interpolation=cv2.INTER_CUBIC)
+    return np.asarray(larger / max(float(np.abs(activation_map).max()), 1e-6), np.float32)
+
+
+def _headline(answer: Answer) -> str:
+    if answer.probability is None:
+        return "Not assessable"
+    return f"{answer.status.capitalize()}: probability of melanoma {in_percent(answer.probability)}"
+
+
+def in_percent(probability: float) -> str:
+    """Say a probability so that no answer looks like a certainty."""
+    if probability < 0.001:
+        return "under 0.1 %"
+    if probability > 0.999:
+        return "over 99.9 %"
+    return f"{100 * probability:.1f} %"
+
+
+def _wrapped(text: str, font: Any, width: int) -> list[str]:
+    lines: list[str] = []
+    for word in _printable(text).split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= width - 2 * MARGIN_PX:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _fitted(pixels: UInt8Array) -> Image.Image:
+    image = Image.fromarray(pixels)
+    scale = PANEL_PX / max(image.size)
+    return image.resize(
+        (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
+    )
