@@ -43,9 +43,9 @@ def answer_pictures(
 def print_answers(
     predictor: Predictor, answers: Iterator[Answer], *, as_json: bool = False, out: Path | None = None
 ) -> int:
-    """Print answers as they come, and write them to `out` where given: .csv, .json or .jsonl. Return how many failed."""
-    if out is not None and out.suffix.lower() not in (".csv", ".json", ".jsonl"):
-        raise UsageError(f"--out {out} ends with .csv, .json or .jsonl")
+    """Print answers as they come, and write them to `out`, a .csv or .jsonl, where given. Return how many failed."""
+    if out is not None and out.suffix.lower() not in (".csv", ".jsonl"):
+        raise UsageError(f"--out {out} must end with .csv or .jsonl")
     every: list[Answer] = []
     if not as_json:
         print(f"{'picture':<{NAME_WIDTH}} {'answer':<15} {'probability':>11}")

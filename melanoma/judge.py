@@ -29,7 +29,7 @@ from melanoma.evaluation.metrics import auc
 from melanoma.files import replacing, sha256, write_json, write_text
 from melanoma.inference.bundle import Bundle, read_bundle
 from melanoma.inference.engine import Choice, Engine, choose
-from melanoma.inference.explain import overlaid
+from melanoma.inference.explain import logit, overlaid
 from melanoma.inference.robustness import CHANGES, changed_scores
 from melanoma.prepare import Prepared
 from melanoma.report import page
@@ -146,7 +146,7 @@ def judge_run(run: Run, settings: Settings, prepared: Prepared) -> None:
     }
     mistakes = evidence.worst_mistakes(judged.predictions)
     pictures = [prepared.cache.images[row] for row in prepared.cache.rows_of(mistakes["image_name"])]
-    maps = _maps(networks, mistakes)
+    maps, middle = _maps(networks, mistakes), logit(judged.metrics["subgroup_threshold"] or 0.5)
     made_with = json.loads(run.environment.read_text())
     environment = {name: str(fact) for name, fact in made_with.items() if name not in ("command", "versions")}
     _write_page(
@@ -165,7 +165,7 @@ def judge_run(run: Run, settings: Settings, prepared: Prepared) -> None:
             ),
             mistakes=mistakes,
             mistake_images=pictures,
-            mistake_maps=[overlaid(image, one) for image, one in zip(pictures, maps, strict=True)],
+            mistake_maps=[overlaid(image, one, middle) for image, one in zip(pictures, maps, strict=True)],
             settings=settings,
             command=made_with["command"],
             extras=extras,

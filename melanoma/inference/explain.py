@@ -6,6 +6,7 @@ site, the map is of the image's share of the logit.
 """
 
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,10 @@ RED, BLUE = np.array([213.0, 94.0, 0.0]), np.array([0.0, 114.0, 178.0])  # for m
 COVER = 0.6  # of the colour where a place speaks most
 PANEL_PX, MARGIN_PX, TEXT_PX = 420, 24, 17
 INK, QUIET, PAPER = (32, 36, 42), (92, 98, 106), (255, 255, 255)
-NOTE = "Red spoke for melanoma, blue against. It shows where the network looked, not why, and proves nothing."
+NOTE = (
+    "Red places speak for a score above the operating point, blue for one below. It shows where the network looked, "
+    "not why, and proves nothing."
+)
 
 
 @dataclass(frozen=True)
@@ -31,22 +35,23 @@ class Explanation:
     """An answer with what it was drawn from.
 
     answer: with its activation_map, float32 (rows, columns). original: uint8 (height, width, 3) RGB; image: uint8
-    (size_px, size_px, 3), as the first network sees it.
+    (size_px, size_px, 3), as the first network sees it. middle: the logit of the operating point.
     """
 
     answer: Answer
     original: UInt8Array
     image: UInt8Array
+    middle: float
 
     @property
     def overlay(self) -> UInt8Array:
         """The map over the image: uint8 (size_px, size_px, 3)."""
-        return overlaid(self.image, _map_of(self.answer))
+        return overlaid(self.image, _map_of(self.answer), self.middle)
 
     @property
     def colours(self) -> UInt8Array:
         """The map alone, as colour and opacity to lay over the image: uint8 (size_px, size_px, 4) RGBA."""
-        strength = _strength(_map_of(self.answer), self.image.shape[:2])
+        strength = _strength(_map_of(self.answer), self.image.shape[:2], self.middle)
         opacity = np.clip(np.abs(strength), 0, 1)[..., None] * 255
         return np.concatenate([np.where(strength[..., None] > 0, RED, BLUE), opacity], axis=2).astype(np.uint8)
 
@@ -62,16 +67,17 @@ def explain(predictor: Predictor, name: str, source: Any, details: Details | Non
         original = decode(Path(content) if isinstance(content, str) else content, PANEL_PX, name)
     else:
         original = as_image(content)
-    return Explanation(answer, original, picture.images[0])
+    return Explanation(answer, original, picture.images[0], logit(predictor.answers["threshold"]))
 
 
-def overlaid(image: UInt8Array, activation_map: NDArray[np.float32]) -> UInt8Array:
-    """Lay an activation map over a picture: red where the place speaks for melanoma, blue where it speaks against.
+def overlaid(image: UInt8Array, activation_map: NDArray[np.float32], middle: float = 0.0) -> UInt8Array:
+    """Lay an activation map over a picture: red where a place speaks for melanoma, blue where it speaks against.
 
-    image: uint8 RGB (height, width, 3); activation_map: float32 (rows, columns), each place's share of the logit. The
-    strongest place, either way, is coloured most; the same shape as the image comes out.
+    image: uint8 RGB (height, width, 3); activation_map: float32 (rows, columns), each place's share of the logit;
+    middle: the logit that speaks for neither. The strongest place, either way, is coloured most; the same shape as the
+    image comes out.
     """
-    strength = _strength(activation_map, image.shape[:2])
+    strength = _strength(activation_map, image.shape[:2], middle)
     colour = np.where(strength[..., None] > 0, RED, BLUE)
     cover = np.clip(np.abs(strength), 0, 1)[..., None] * COVER
     grey = image.mean(axis=2, keepdims=True)  # what is coloured must not be mistaken for the lesion's own colour
@@ -125,11 +131,17 @@ def _map_of(answer: Answer) -> NDArray[np.float32]:
     return answer.activation_map
 
 
-def _strength(activation_map: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Enlarge a map to an image's (height, width), its strongest place at 1 or -1."""
-    size = shape[1], shape[0]
-    larger = cv2.resize(activation_map.astype(np.float32), size, interpolation=cv2.INTER_CUBIC)
-    return np.asarray(larger / max(float(np.abs(activation_map).max()), 1e-6), np.float32)
+def logit(probability: float) -> float:
+    """Return the logit of a probability, which is kept a little off 0 and 1."""
+    kept = min(max(probability, 1e-7), 1 - 1e-7)
+    return math.log(kept / (1 - kept))
+
+
+def _strength(activation_map: NDArray[np.float32], shape: tuple[int, ...], middle: float) -> NDArray[np.float32]:
+    """Enlarge a map to an image's (height, width), its strongest place at 1 or -1, `middle` at 0."""
+    size, away = (shape[1], shape[0]), activation_map.astype(np.float32) - np.float32(middle)
+    larger = cv2.resize(away, size, interpolation=cv2.INTER_CUBIC)
+    return np.asarray(larger / max(float(np.abs(away).max()), 1e-6), np.float32)
 
 
 def _headline(answer: Answer) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,7 +28,7 @@ KEPT_BY_LOOKS, KEPT_BY_FEATURES, KEPT_BY_QUALITIES = 0.977, 0.995, 0.9995  # tog
 AXES = 64
 SHRINKAGE = 0.05  # of a covariance, towards the same variance in all directions
 PENALTY = 1e-3  # the C of the logistic regression
-WITH_RIM = 0.25  # share of lesions that are also shown within a dark rim
+SHOWN_ELSEWHERE = 0.3  # share of lesions that are also shown as other clinics' pictures have them
 
 
 @dataclass(frozen=True)
@@ -58,16 +59,16 @@ def learn_gate(lesions: Lesions, networks: int, seed: int) -> tuple[Gate | None,
         return None, {"reason": f"a network has {count} held-out images, and at least {FEWEST} are needed"}
     part = parts_by_patient(lesions.group, PARTS, seed)
     looked = looks(lesions.thumbnails)
-    within = np.random.default_rng(seed).random(len(looked)) < WITH_RIM
-    rimmed = looks(_with_rims(lesions.thumbnails[within], seed))
+    within = np.random.default_rng(seed).random(len(looked)) < SHOWN_ELSEWHERE
+    elsewhere = looks(_elsewhere(lesions.thumbnails[within], seed))
     drawn = looks(_clutter(min(CLUTTER, 2 * len(looked)), seed))
     strange, kept = np.empty(len(looked)), np.ones(len(looked), bool)
     for one in range(PARTS):
         held = part == one
-        form = _form(np.concatenate([looked[~held], rimmed[~held[within]]]), drawn)
+        form = _form(np.concatenate([looked[~held], elsewhere[~held[within]]]), drawn)
         strange[held] = _normalised(quadratic(form, looked[held]), quadratic(form, looked[~held]))
     limit = float(np.quantile(strange, KEPT_BY_LOOKS))
-    form = _form(np.concatenate([looked, rimmed]), drawn)
+    form = _form(np.concatenate([looked, elsewhere]), drawn)
     middle, reach = _middle_and_reach(quadratic(form, looked))
     measured = qualities(lesions.thumbnails, lesions.images)
     likeness = tuple(_likeness(lesions.features[lesions.network == one], seed) for one in range(networks))
@@ -95,8 +96,8 @@ def _clutter(count: int, seed: int) -> UInt8Array:
     return draw_clutter(count, THUMBNAIL_PX, seed)
 
 
-def _with_rims(thumbnails: UInt8Array, seed: int) -> UInt8Array:
-    """Show lesions through the round opening of a dermatoscope: other clinics' pictures have that dark rim."""
+def _elsewhere(thumbnails: UInt8Array, seed: int) -> UInt8Array:
+    """Show lesions as other clinics' pictures have them: within the dark rim of a dermatoscope, or beside ink."""
     random = np.random.default_rng(seed)
     seen = np.empty_like(thumbnails)
     down, across = (np.mgrid[:THUMBNAIL_PX, :THUMBNAIL_PX] - (THUMBNAIL_PX - 1) / 2) / (THUMBNAIL_PX / 2)
@@ -104,7 +105,20 @@ def _with_rims(thumbnails: UInt8Array, seed: int) -> UInt8Array:
         radius, softness = random.uniform(0.8, 1.35), random.uniform(0.01, 0.1)
         opening = 1 / (1 + np.exp((np.hypot(down, across) - radius) / softness))
         seen[number] = picture * opening[..., None]
+        if number % 2:
+            seen[number] = _inked(picture, random)
     return seen
+
+
+def _inked(picture: UInt8Array, random: np.random.Generator) -> UInt8Array:
+    """Draw a surgeon's marks around the middle: short strokes of dark blue or violet."""
+    marked, ink = picture.copy(), random.uniform((30, 10, 70), (110, 60, 190)).tolist()
+    for _ in range(int(random.integers(1, 7))):
+        angle, away = random.uniform(0, 2 * np.pi), random.uniform(0.25, 0.5) * THUMBNAIL_PX
+        start = THUMBNAIL_PX / 2 + away * np.array([np.cos(angle), np.sin(angle)])
+        stroke = np.cumsum(np.vstack([start, random.normal(0, 4, (3, 2))]), axis=0)
+        cv2.polylines(marked, [stroke.astype(np.int32)], False, ink, int(random.integers(1, 4)), cv2.LINE_AA)
+    return marked
 
 
 def _form(lesions: Float64Array, drawn: Float64Array) -> Float64Array:

@@ -1,0 +1,1 @@
+"""A bundle over HTTP: an API for programs and a page for people."""

@@ -1,0 +1,251 @@
+"""The service: pictures in by HTTP, answers out as JSON; and the page that uses it.
+
+No file is kept, nothing about a patient is logged, and no address outside is asked for anything.
+"""
+
+import asyncio
+import base64
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from melanoma.errors import MelanomaError, MissingExtraError, UsageError
+from melanoma.images.decode import decode
+from melanoma.inference.bundle import RESEARCH_ONLY
+from melanoma.inference.explain import NOTE, PANEL_PX, Explanation, logit, png, sheet
+from melanoma.inference.predict import ERROR, Answer, Details, Predictor
+
+try:
+    import uvicorn
+    from fastapi import FastAPI, Request
+    from fastapi.responses import PlainTextResponse, Response
+    from prometheus_client import generate_latest
+
+    from melanoma.web.around import Metrics, Outside, add_problems
+    from melanoma.web.batching import Batcher, OverloadedError
+    from melanoma.web.forms import RETRY_SECONDS, Memory, ProblemError, details_of, files_of, plain_name, read_form
+    from melanoma.web.schema import EXPLAIN_BODY, PREDICT_BODY, Explained, Model, Predicted, Problem
+except ImportError as missing:
+    raise MissingExtraError(missing.name or "fastapi", "serve") from missing
+
+PAGE = Path(__file__).parent / "page"
+FILES = {
+    "/": ("index.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+}
+MOST_PICTURES = 32  # of a request
+DRAIN_SECONDS = 30
+IN_FLIGHT = 4  # times the largest request: all that is held in memory at once
+PROBLEMS: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in (400, 408, 413, 415, 422, 503)}
+
+
+@dataclass
+class Service:
+    """What lives as long as the service: its limits, its counts, and the model once it is loaded."""
+
+    most_waiting: int
+    largest_bytes: int
+    memory: Memory
+    batcher: Batcher | None = None
+
+    def ready(self) -> Batcher:
+        """Return what answers; raises ProblemError while there is none."""
+        if self.batcher is None:
+            raise ProblemError(503, "the model is not loaded yet", RETRY_SECONDS)
+        return self.batcher
+
+    @property
+    def predictor(self) -> Predictor:
+        """The model that answers."""
+        return self.ready().predictor
+
+    async def answers(self, request: Request, field: str, most: int, *, maps: bool) -> tuple[list[Answer], list[bytes]]:
+        """Answer for the pictures of a request, and give their bytes; raises ProblemError where there is no answer."""
+        batcher = self.ready()
+        with self.memory.kept() as take:
+            form = await read_form(request, field, most, self.largest_bytes, take)
+            pictures = [(plain_name(one.filename), await one.read()) for one in files_of(form, field, most)]
+            details = details_of({name: value for name, value in form.items() if isinstance(value, str)})
+            await form.close()
+            try:
+                futures = batcher.submit(pictures, details, maps=maps)
+            except OverloadedError:
+                raise ProblemError(503, "too many pictures wait; try again soon", RETRY_SECONDS) from None
+            answers = await asyncio.gather(*map(asyncio.wrap_future, futures))
+        if all(one.status == ERROR for one in answers):
+            raise ProblemError(422, "; ".join(dict.fromkeys(str(one.error) for one in answers)))
+        return answers, [content for _, content in pictures]
+
+
+def create_app(
+    model: Path | str, *, views: int | None = None, queue: int = 64, largest_bytes: int = 64 * 2**20
+) -> FastAPI:
+    """Make the service of one bundle, which is loaded when it starts.
+
+    model, views: as for Predictor. queue: pictures that may wait, more get 503. largest_bytes: of a request's body.
+    """
+    service = Service(queue, largest_bytes, Memory(IN_FLIGHT * largest_bytes))
+    metrics = Metrics(lambda: service.batcher.waiting if service.batcher else 0)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.batcher = Batcher(await asyncio.to_thread(Predictor, model, views=views), queue)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(service.batcher.close, DRAIN_SECONDS)
+
+    app = FastAPI(
+        title="melanoma",
+        version=version("melanoma"),
+        description=f"Tells melanoma from other lesions on dermoscopic photographs. {RESEARCH_ONLY}",
+        lifespan=lifespan,
+        docs_url=None,  # these pages would be fetched from elsewhere
+        redoc_url=None,
+    )
+    app.add_middleware(Outside, metrics=metrics)  # type: ignore[arg-type]
+    add_problems(app)
+    _add_page(app)
+    _add_facts(app, service, metrics)
+    _add_answers(app, service, metrics)
+    return app
+
+
+def _add_page(app: FastAPI) -> None:
+    for path, (name, kind) in FILES.items():
+
+        def page(content: bytes = (PAGE / name).read_bytes(), kind: str = kind) -> Response:
+            return Response(content, media_type=kind)
+
+        app.get(path, include_in_schema=False)(lambda page=page: page())
+
+
+def _add_facts(app: FastAPI, service: Service, metrics: Metrics) -> None:
+    @app.get("/health", response_model=dict[str, str], summary="Is the process alive?")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/ready", response_model=dict[str, str], summary="Can it answer?", responses={503: {"model": Problem}})
+    async def ready() -> dict[str, str]:
+        service.ready()
+        return {"status": "ready"}
+
+    @app.get("/model", response_model=Model, summary="Which model answers, and what it reached", responses=PROBLEMS)
+    async def model(prevalence: float | None = None) -> dict[str, Any]:
+        details = details_of({"prevalence": "" if prevalence is None else str(prevalence)})
+        limits = {"max_images": MOST_PICTURES, "max_bytes": service.largest_bytes}
+        return {**model_facts(service.predictor, details), **limits}
+
+    @app.get("/metrics", response_class=PlainTextResponse, summary="Counts and times, for Prometheus")
+    async def counts() -> Response:
+        return Response(generate_latest(metrics.registry), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _add_answers(app: FastAPI, service: Service, metrics: Metrics) -> None:
+    @app.post(
+        "/predict", response_model=Predicted, summary="Answer for one picture or several",
+        responses=PROBLEMS, openapi_extra=PREDICT_BODY,
+    )  # fmt: skip
+    async def predict(request: Request) -> dict[str, Any]:
+        answers, _ = await service.answers(request, "images", MOST_PICTURES, maps=False)
+        metrics.count(answers)
+        return {**_source(service.predictor), "answers": [one.to_json() for one in answers]}
+
+    @app.post(
+        "/explain", response_model=Explained, summary="Answer for one picture, with where the network looked",
+        responses={**PROBLEMS, 200: {"content": {"image/png": {}}}}, openapi_extra=EXPLAIN_BODY,
+    )  # fmt: skip
+    async def explain(request: Request) -> Any:
+        (answer,), (content,) = await service.answers(request, "image", 1, maps=True)
+        metrics.count([answer])
+        as_picture = "image/png" in request.headers.get("accept", "")
+        return await asyncio.to_thread(_drawn, service.predictor, answer, content, as_picture)
+
+
+def serve(model: Path | str, *, host: str, port: int, views: int | None, queue: int, largest_bytes: int) -> None:
+    """Answer over HTTP until SIGTERM or Ctrl-C, then finish what is under way.
+
+    queue, largest_bytes: as for `create_app`. Raises MelanomaError as Predictor does, or where the port is taken.
+    """
+    if queue < 1 or largest_bytes < 1 or not 0 <= port <= 65_535:
+        raise UsageError("--queue and --largest are 1 or more, and --port is from 0 to 65535")
+    Predictor(model, views=views)  # what is wrong with it is said now, in a sentence
+    app = create_app(model, views=views, queue=queue, largest_bytes=largest_bytes)
+    settings = uvicorn.Config(
+        app, host=host, port=port, log_level="warning", access_log=False, server_header=False,
+        timeout_keep_alive=15, timeout_graceful_shutdown=DRAIN_SECONDS,
+    )  # fmt: skip
+    try:
+        listening = settings.bind_socket()
+    except SystemExit as error:  # its way to say that the port is taken
+        raise MelanomaError(f"{host}:{port} cannot be listened on: give another --host or --port") from error
+    shown, taken = f"[{host}]" if ":" in host else host, listening.getsockname()[1]
+    print(f"serving {model} on http://{shown}:{taken}; Ctrl-C ends it", file=sys.stderr, flush=True)
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(settings).run([listening])
+    print("stopped", file=sys.stderr)
+
+
+def model_facts(predictor: Predictor, details: Details) -> dict[str, Any]:
+    """Say what model answers: names, figures with intervals, where its operating points lie for a prevalence."""
+    bundle, answers, figures = predictor.bundle, predictor.answers, predictor.bundle.description["figures"]
+    between = None
+    if answers["conformal"] is not None:
+        edges = sorted((answers["conformal"].melanoma_from, answers["conformal"].benign_upto))
+        between = [predictor.calibrated(min(max(edge, 0.0), 1.0), details) for edge in edges]
+    return {
+        **_source(predictor),
+        "name": bundle.name,
+        "version": version("melanoma"),
+        "sha256": bundle.sha256,
+        "size_px": bundle.runs[0]["images"].size_px,
+        "networks": len(bundle.networks),
+        "views": bundle.runs[0]["views"],
+        "engine": str(predictor.choice),
+        "metadata": predictor.uses_metadata,
+        "sexes": ["female", "male"],
+        "sites": [site for site in bundle.encoders[0].sites if site != "unknown"],
+        "prevalence": details.prevalence or answers["prevalence"],
+        "prevalence_of_the_data": answers["prevalence_of_the_data"],
+        "auc": figures["auc"],
+        "control_auc": figures["strongest_control"] and figures["strongest_control"]["auc"],
+        "control": figures["strongest_control"] and figures["strongest_control"]["name"],
+        "images": figures["images"],
+        "melanomas": figures["melanomas"],
+        "operating_point": answers["operating_point"],
+        "operating_points": [
+            {**point, "probability": predictor.calibrated(point["threshold"], details)}
+            for point in answers["operating_points"]
+        ],
+        "refer_between": between,
+        "gate": bundle.description["gate"],
+        "limits": figures["limits"],
+        "licence": bundle.description["data"]["licence"] or "not stated",
+    }
+
+
+def _source(predictor: Predictor) -> dict[str, Any]:
+    return {"model": predictor.bundle.name, "model_sha256": predictor.bundle.sha256, "use": RESEARCH_ONLY}
+
+
+def _drawn(predictor: Predictor, answer: Answer, content: bytes, as_picture: bool) -> Any:
+    """Draw an answer with its map: a PNG, or the parts of it as JSON."""
+    original, image = decode(content, PANEL_PX, answer.name), predictor.read(answer.name, content).images[0]
+    explanation = Explanation(answer, original, image, logit(predictor.answers["threshold"]))
+    if as_picture:
+        footer = f"Model {predictor.bundle.name}. {RESEARCH_ONLY}"
+        return Response(sheet(explanation, answer.name, footer), media_type="image/png")
+    shares = answer.activation_map
+    return {
+        **_source(predictor),
+        "answer": answer.to_json(),
+        "image_png": base64.b64encode(png(image)).decode(),
+        "map_png": base64.b64encode(png(explanation.colours)).decode(),
+        "map": [] if shares is None else shares.tolist(),
+        "note": NOTE,
+    }

@@ -1,0 +1,105 @@
+"""What surrounds every request: headers that keep the page to itself, problems as JSON, counts for a monitor."""
+
+import time
+from collections.abc import Callable, Iterable
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from melanoma.errors import MelanomaError
+from melanoma.inference.predict import Answer
+from melanoma.web.forms import ProblemError
+
+HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+}
+
+
+class Metrics:
+    """What a monitor may know: counts and times, and nothing about anybody."""
+
+    def __init__(self, waiting: Callable[[], int]) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter("melanoma_requests", "Requests", ["path", "status"], registry=self.registry)
+        self.seconds = Histogram("melanoma_request_seconds", "Time to answer", ["path"], registry=self.registry)
+        self.pictures = Counter("melanoma_pictures", "Pictures by answer", ["status"], registry=self.registry)
+        Gauge("melanoma_waiting", "Pictures that wait", registry=self.registry).set_function(waiting)
+
+    def count(self, answers: Iterable[Answer]) -> None:
+        """Count pictures by what was said of them."""
+        for one in answers:
+            self.pictures.labels(one.status).inc()
+
+
+def add_problems(app: FastAPI) -> None:
+    """Answer whatever goes wrong as application/problem+json (RFC 9457)."""
+
+    async def own(_: Request, error: Exception) -> Response:
+        assert isinstance(error, ProblemError)
+        return _problem(error.status, error.detail, error.retry_seconds)
+
+    async def http(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return _problem(error.status_code, str(error.detail))
+
+    async def invalid(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        return _problem(422, f"{first['loc'][-1]}: {first['msg']}")
+
+    async def missing(_: Request, error: Exception) -> Response:
+        return _problem(422, str(error))
+
+    async def bug(_: Request, error: Exception) -> Response:
+        return _problem(500, f"the service failed ({type(error).__name__}); this is a bug")
+
+    app.add_exception_handler(ProblemError, own)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(MelanomaError, missing)
+    app.add_exception_handler(Exception, bug)
+
+
+def _problem(status: int, detail: str, retry_seconds: int | None = None) -> Response:
+    titles = {400: "Bad request", 404: "Not found", 405: "Method not allowed", 408: "Too slow", 413: "Too large",
+              415: "Wrong kind of body", 422: "Cannot be answered", 500: "Failed", 503: "Busy"}  # fmt: skip
+    content = {"title": titles.get(status, "Refused"), "status": status, "detail": detail}
+    headers = {} if retry_seconds is None else {"retry-after": str(retry_seconds)}
+    return JSONResponse(content, status, headers, media_type="application/problem+json")
+
+
+class Outside:
+    """Adds the headers that keep the page to itself, and counts requests by path and status."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 500
+
+        async def sent(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] += [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, sent)
+        finally:
+            path = getattr(scope.get("route"), "path", "other")
+            self.metrics.requests.labels(path, str(status)).inc()
+            self.metrics.seconds.labels(path).observe(time.perf_counter() - started)

@@ -1,0 +1,117 @@
+"""Requests with pictures: read into memory under a limit, or refused in a sentence."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from fastapi import Request
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from melanoma.errors import UsageError
+from melanoma.inference.predict import Details
+
+MOST_FIELDS, LARGEST_FIELD = 8, 1000  # bytes
+BODY_SECONDS = 60.0  # in which a request must have arrived
+RETRY_SECONDS = 2
+
+
+class ProblemError(Exception):
+    """What went wrong with a request, for its sender."""
+
+    def __init__(self, status: int, detail: str, retry_seconds: int | None = None) -> None:
+        super().__init__(detail)
+        self.status, self.detail, self.retry_seconds = status, detail, retry_seconds
+
+
+@dataclass
+class Memory:
+    """The bytes of requests that are held at once, and their limit."""
+
+    most: int
+    held: int = 0
+
+    @contextmanager
+    def kept(self) -> Iterator[Callable[[int], None]]:
+        """Give a function that takes bytes, given back at the end; it raises ProblemError where they are too many."""
+        mine = 0
+
+        def take(count: int) -> None:
+            nonlocal mine
+            if self.held + count > self.most:
+                raise ProblemError(503, "too much is being sent at once; try again soon", RETRY_SECONDS)
+            mine += count
+            self.held += count
+
+        try:
+            yield take
+        finally:
+            self.held -= mine
+
+
+async def read_form(request: Request, field: str, most: int, largest: int, take: Callable[[int], None]) -> FormData:
+    """Read a multipart body into memory, counting it as it comes; raises ProblemError where it is none or too large."""
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        raise ProblemError(415, f"send multipart/form-data with the pictures in the field {field}")
+    too_large = ProblemError(413, f"the request is over {largest / 2**20:.0f} MiB; send smaller or fewer pictures")
+    stated = request.headers.get("content-length", "0")
+    if stated.isdigit() and int(stated) > largest:
+        raise too_large
+
+    async def counted() -> AsyncGenerator[bytes, None]:
+        count = 0
+        async for chunk in request.stream():
+            count += len(chunk)
+            if count > largest:
+                raise too_large
+            take(len(chunk))
+            yield chunk
+
+    parser = MultiPartParser(
+        request.headers, counted(), max_files=most, max_fields=MOST_FIELDS, max_part_size=LARGEST_FIELD
+    )
+    parser.spool_max_size = largest + 1  # never to a disk
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await parser.parse()
+    except TimeoutError:
+        raise ProblemError(408, f"the request took over {BODY_SECONDS:.0f} s to arrive") from None
+    except MultiPartException as error:
+        raise ProblemError(400, f"the body is no multipart/form-data as expected: {error.message}") from error
+    except (KeyError, ValueError, UnicodeDecodeError) as error:  # a boundary that is missing or no text
+        raise ProblemError(400, "the body is no multipart/form-data as its header says") from error
+
+
+def files_of(form: FormData, field: str, most: int) -> list[UploadFile]:
+    """Return the pictures of a field; raises ProblemError where there are none, or files in other fields."""
+    files = [one for one in form.getlist(field) if isinstance(one, UploadFile)]
+    other = sorted({name for name, value in form.multi_items() if isinstance(value, UploadFile)} - {field})
+    if other or not files:
+        raise ProblemError(422, f"pictures go in the field {field}, 1 to {most} of them, as files")
+    return files
+
+
+def details_of(fields: dict[str, str]) -> Details:
+    """Read what is known of the patient; raises ProblemError for what cannot be."""
+    unknown = sorted(set(fields) - {"age_years", "sex", "site", "prevalence"})
+    if unknown:
+        raise ProblemError(422, f"there is no field {unknown[0]!r:.40}; known: age_years, sex, site, prevalence")
+    numbers: dict[str, float | None] = {}
+    for name in ("age_years", "prevalence"):
+        text = fields.get(name, "").strip()
+        try:
+            numbers[name] = float(text) if text else None
+        except ValueError:
+            raise ProblemError(422, f"{name} is a number, not {text!r:.40}") from None
+    words = {name: fields.get(name, "").strip().lower() or None for name in ("sex", "site")}
+    try:
+        return Details(numbers["age_years"], words["sex"], words["site"], numbers["prevalence"])
+    except UsageError as error:
+        raise ProblemError(422, str(error)) from error
+
+
+def plain_name(name: str | None) -> str:
+    """Keep the last part of a file's name as one short line: it is only ever shown."""
+    last = (name or "").replace("\\", "/").rsplit("/", 1)[-1]
+    return "".join(letter if letter.isprintable() else "?" for letter in last)[:120] or "picture"
