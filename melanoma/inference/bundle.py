@@ -52,7 +52,7 @@ class Bundle:
     @property
     def files(self) -> list[str]:
         """Name every file but the list of hashes, sorted."""
-        return sorted(_hashes(self.folder / SUMS))
+        return sorted(listed_hashes(self.folder / SUMS))
 
     @cached_property
     def sha256(self) -> str:
@@ -117,7 +117,7 @@ def read_bundle(path: Path) -> Bundle:
     sums = folder / SUMS
     if not sums.is_file():
         raise ModelError(f"{path} is neither a bundle nor a run with one: it has no {SUMS}")
-    known = _hashes(sums)
+    known = listed_hashes(sums)
     for name, digest in known.items():
         if Path(name).name != name or not (folder / name).is_file() or sha256(folder / name) != digest:
             raise ModelError(f"the bundle {folder} is damaged: {name!r} is missing or differs from its hash")
@@ -142,7 +142,8 @@ def code_hash() -> str:
     return digest.hexdigest()
 
 
-def _hashes(sums: Path) -> dict[str, str]:
+def listed_hashes(sums: Path) -> dict[str, str]:
+    """Read a list of hashes: SHA-256 by file name."""
     return {name: digest for digest, _, name in (line.partition("  ") for line in sums.read_text().splitlines())}
 
 

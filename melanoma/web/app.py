@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from melanoma.errors import MelanomaError, MissingExtraError, UsageError
-from melanoma.images.decode import decode
+from melanoma.images.decode import UInt8Array, decode
+from melanoma.images.filters import shrunk
 from melanoma.inference.bundle import RESEARCH_ONLY
-from melanoma.inference.explain import NOTE, PANEL_PX, Explanation, logit, png, sheet
+from melanoma.inference.explain import NOTE, Explanation, logit, png, sheet
 from melanoma.inference.predict import ERROR, Answer, Details, Predictor
 
 try:
@@ -40,40 +41,33 @@ FILES = {
 }
 MOST_PICTURES = 32  # of a request
 DRAIN_SECONDS = 30
+SHOWN_PX = 640  # longer side of a picture that is sent back
 IN_FLIGHT = 4  # times the largest request: all that is held in memory at once
 PROBLEMS: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in (400, 408, 413, 415, 422, 503)}
 
 
-@dataclass
+@dataclass(frozen=True)
 class Service:
-    """What lives as long as the service: its limits, its counts, and the model once it is loaded."""
+    """What lives as long as the service: what answers, and its limits."""
 
-    most_waiting: int
+    batcher: Batcher
     largest_bytes: int
     memory: Memory
-    batcher: Batcher | None = None
-
-    def ready(self) -> Batcher:
-        """Return what answers; raises ProblemError while there is none."""
-        if self.batcher is None:
-            raise ProblemError(503, "the model is not loaded yet", RETRY_SECONDS)
-        return self.batcher
 
     @property
     def predictor(self) -> Predictor:
         """The model that answers."""
-        return self.ready().predictor
+        return self.batcher.predictor
 
     async def answers(self, request: Request, field: str, most: int, *, maps: bool) -> tuple[list[Answer], list[bytes]]:
         """Answer for the pictures of a request, and give their bytes; raises ProblemError where there is no answer."""
-        batcher = self.ready()
         with self.memory.kept() as take:
             form = await read_form(request, field, most, self.largest_bytes, take)
             pictures = [(plain_name(one.filename), await one.read()) for one in files_of(form, field, most)]
             details = details_of({name: value for name, value in form.items() if isinstance(value, str)})
             await form.close()
             try:
-                futures = batcher.submit(pictures, details, maps=maps)
+                futures = self.batcher.submit(pictures, details, maps=maps)
             except OverloadedError:
                 raise ProblemError(503, "too many pictures wait; try again soon", RETRY_SECONDS) from None
             answers = await asyncio.gather(*map(asyncio.wrap_future, futures))
@@ -82,23 +76,21 @@ class Service:
         return answers, [content for _, content in pictures]
 
 
-def create_app(
-    model: Path | str, *, views: int | None = None, queue: int = 64, largest_bytes: int = 64 * 2**20
-) -> FastAPI:
-    """Make the service of one bundle, which is loaded when it starts.
+def create_app(predictor: Predictor, *, queue: int = 64, largest_bytes: int = 64 * 2**20) -> FastAPI:
+    """Make the service of one bundle, as an ASGI application.
 
-    model, views: as for Predictor. queue: pictures that may wait, more get 503. largest_bytes: of a request's body.
+    queue: pictures that may wait, more get 503. largest_bytes: of a request's body.
     """
-    service = Service(queue, largest_bytes, Memory(IN_FLIGHT * largest_bytes))
-    metrics = Metrics(lambda: service.batcher.waiting if service.batcher else 0)
+    batcher = Batcher(predictor, queue)
+    service = Service(batcher, largest_bytes, Memory(IN_FLIGHT * largest_bytes))
+    metrics = Metrics(lambda: batcher.waiting)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        service.batcher = Batcher(await asyncio.to_thread(Predictor, model, views=views), queue)
         try:
             yield
         finally:
-            await asyncio.to_thread(service.batcher.close, DRAIN_SECONDS)
+            await asyncio.to_thread(batcher.close, DRAIN_SECONDS)
 
     app = FastAPI(
         title="melanoma",
@@ -108,7 +100,7 @@ def create_app(
         docs_url=None,  # these pages would be fetched from elsewhere
         redoc_url=None,
     )
-    app.add_middleware(Outside, metrics=metrics)  # type: ignore[arg-type]
+    app.add_middleware(Outside, metrics=metrics)
     add_problems(app)
     _add_page(app)
     _add_facts(app, service, metrics)
@@ -132,7 +124,8 @@ def _add_facts(app: FastAPI, service: Service, metrics: Metrics) -> None:
 
     @app.get("/ready", response_model=dict[str, str], summary="Can it answer?", responses={503: {"model": Problem}})
     async def ready() -> dict[str, str]:
-        service.ready()
+        if service.batcher.closed:
+            raise ProblemError(503, "the service is stopping", RETRY_SECONDS)
         return {"status": "ready"}
 
     @app.get("/model", response_model=Model, summary="Which model answers, and what it reached", responses=PROBLEMS)
@@ -174,8 +167,7 @@ def serve(model: Path | str, *, host: str, port: int, views: int | None, queue: 
     """
     if queue < 1 or largest_bytes < 1 or not 0 <= port <= 65_535:
         raise UsageError("--queue and --largest are 1 or more, and --port is from 0 to 65535")
-    Predictor(model, views=views)  # what is wrong with it is said now, in a sentence
-    app = create_app(model, views=views, queue=queue, largest_bytes=largest_bytes)
+    app = create_app(Predictor(model, views=views), queue=queue, largest_bytes=largest_bytes)
     settings = uvicorn.Config(
         app, host=host, port=port, log_level="warning", access_log=False, server_header=False,
         timeout_keep_alive=15, timeout_graceful_shutdown=DRAIN_SECONDS,
@@ -235,8 +227,9 @@ def _source(predictor: Predictor) -> dict[str, Any]:
 
 def _drawn(predictor: Predictor, answer: Answer, content: bytes, as_picture: bool) -> Any:
     """Draw an answer with its map: a PNG, or the parts of it as JSON."""
-    original, image = decode(content, PANEL_PX, answer.name), predictor.read(answer.name, content).images[0]
+    original, image = decode(content, SHOWN_PX, answer.name), predictor.read(answer.name, content).images[0]
     explanation = Explanation(answer, original, image, logit(predictor.answers["threshold"]))
+    centred = predictor.bundle.runs[0]["images"].crop == "centre"
     if as_picture:
         footer = f"Model {predictor.bundle.name}. {RESEARCH_ONLY}"
         return Response(sheet(explanation, answer.name, footer), media_type="image/png")
@@ -244,8 +237,20 @@ def _drawn(predictor: Predictor, answer: Answer, content: bytes, as_picture: boo
     return {
         **_source(predictor),
         "answer": answer.to_json(),
+        "picture_png": base64.b64encode(png(_framed(original, centred=centred))).decode(),
         "image_png": base64.b64encode(png(image)).decode(),
         "map_png": base64.b64encode(png(explanation.colours)).decode(),
         "map": [] if shares is None else shares.tolist(),
         "note": NOTE,
     }
+
+
+def _framed(original: UInt8Array, *, centred: bool) -> UInt8Array:
+    """Show a picture small, and cut to what the network saw of it, so that the map lies over it."""
+    height, width = original.shape[:2]
+    if centred:
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        original, height, width = original[top : top + side, left : left + side], side, side
+    scale = min(1.0, SHOWN_PX / max(height, width))
+    return shrunk(original, max(1, round(width * scale)), max(1, round(height * scale)))

@@ -37,7 +37,7 @@ class Batcher:
         self.predictor, self.most_waiting = predictor, most_waiting
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
-        self._closed = False
+        self.closed = False
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(predictor.at_once)]
         for thread in self._threads:
             thread.start()
@@ -54,7 +54,7 @@ class Batcher:
         jobs = [Job(name, content, details, maps) for name, content in pictures]
         with self._changed:
             # one request may be larger than the queue, if nobody else waits
-            if self._closed or (self._jobs and len(self._jobs) + len(jobs) > self.most_waiting):
+            if self.closed or (self._jobs and len(self._jobs) + len(jobs) > self.most_waiting):
                 raise OverloadedError
             self._jobs.extend(jobs)
             self._changed.notify(len(jobs))
@@ -63,7 +63,7 @@ class Batcher:
     def close(self, seconds: float = 30.0) -> None:
         """Take no more, answer what waits, and end the threads."""
         with self._changed:
-            self._closed = True
+            self.closed = True
             self._changed.notify_all()
         for thread in self._threads:
             thread.join(seconds)
@@ -72,7 +72,7 @@ class Batcher:
         most = self.predictor.engines[0].batch
         while True:
             with self._changed:
-                while not self._jobs and not self._closed:
+                while not self._jobs and not self.closed:
                     self._changed.wait()
                 if not self._jobs:
                     return

@@ -90,8 +90,11 @@ class Explained(BaseModel):
     model_sha256: str
     use: str
     answer: AnswerOut
-    image_png: str = Field(description="base64: the square that the first network saw")
-    map_png: str = Field(description="base64: red speaks for melanoma, blue against, opacity says how much")
+    picture_png: str = Field(description="base64: the picture upright, made small, cut to what the network saw of it")
+    image_png: str = Field(description="base64: the square that the first network saw, filters and all")
+    map_png: str = Field(
+        description="base64: to be stretched over either; red speaks for melanoma, blue against, opacity says how much"
+    )
     map: list[list[float]] = Field(description="each place's share of the logit")
     note: str
 
