@@ -1,7 +1,7 @@
 # make demo: the whole job on the embedded dataset. make test: lint, types, tests. make bench: speed, against peers.
 # Each sets everything up first.
 PYTHON ?= python3
-EXTRAS ?= train,dicom,notebook,dev
+EXTRAS ?= train,dicom,notebook,serve,hub,dev
 VENV := .venv
 BIN := $(VENV)/bin
 comma := ,

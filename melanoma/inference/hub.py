@@ -1,4 +1,4 @@
-"""Bundles on the Hugging Face hub: fetched by address, or published. Only here is an address outside asked for anything.
+"""Bundles on the Hugging Face hub: fetched by address, or published.
 
 What is fetched is what the bundle's own list of hashes names, and it is checked against that before it is used.
 """
@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from melanoma.errors import MelanomaError, MissingExtraError, ModelError, UsageError
 from melanoma.inference.bundle import CARD, SUMS, listed_hashes, read_bundle
@@ -28,7 +29,10 @@ def fetch_bundle(address: str) -> Path:
     with _hub(f"{address} cannot be fetched", ModelError) as hub:
 
         def fetch(file: str, commit: str | None, largest: int) -> Path:
-            known = hub.hf_hub_download(name, file, revision=commit, dry_run=True)
+            try:
+                known = hub.hf_hub_download(name, file, revision=commit, dry_run=True)
+            except hub.errors.RemoteEntryNotFoundError as error:
+                raise ModelError(f"{address} is no bundle: it has no {file}") from error
             if known.file_size is None or known.file_size > largest:
                 raise ModelError(f"{address} is no bundle: {file} has over {largest:,} bytes")
             return Path(hub.hf_hub_download(name, file, revision=known.commit_hash))
@@ -69,7 +73,7 @@ def _parts(address: str) -> tuple[str, str | None]:
 
 
 @contextmanager
-def _hub(failed: str, kind: type[MelanomaError]) -> Iterator["object"]:
+def _hub(failed: str, kind: type[MelanomaError]) -> Iterator[Any]:
     """Give the hub's own package, with what it raises as one sentence, and without its telemetry."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
@@ -80,6 +84,10 @@ def _hub(failed: str, kind: type[MelanomaError]) -> Iterator["object"]:
         yield huggingface_hub
     except MelanomaError:
         raise
-    except Exception as error:  # its own kinds, those of its HTTP client, of the disk, of tokens
+    except huggingface_hub.errors.RevisionNotFoundError as error:
+        raise kind(f"{failed}: there is no such revision") from error
+    except huggingface_hub.errors.RepositoryNotFoundError as error:
+        raise kind(f"{failed}: it is not there, or not for you; HF_TOKEN or `hf auth login` says who you are") from error
+    except Exception as error:  # its other kinds, those of its HTTP client, of the disk
         first = str(error).strip().splitlines()[:1]
         raise kind(f"{failed}: {first[0] if first else type(error).__name__}") from error

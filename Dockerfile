@@ -1,0 +1,18 @@
+# The service in a container. The model is mounted, so that one image serves any bundle:
+#   docker build -t melanoma .
+#   docker run --rm -p 8000:8000 -v "$PWD/runs/NAME/model:/model:ro" melanoma
+FROM python:3.12-slim
+
+WORKDIR /app
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY melanoma ./melanoma
+RUN pip install --no-cache-dir --constraint constraints.txt ".[serve,openvino,dicom]" \
+    && useradd --system --no-create-home melanoma
+USER melanoma
+
+EXPOSE 8000
+HEALTHCHECK --interval=30s --timeout=5s --start-period=20s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/ready', timeout=3)"]
+# SIGTERM, which `docker stop` sends, lets what is under way be finished
+ENTRYPOINT ["melanoma", "serve", "--host", "0.0.0.0"]
+CMD ["--model", "/model"]

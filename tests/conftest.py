@@ -1,0 +1,28 @@
+"""What many tests look at, made once: a trained run on drawn lesions, and from it a bundle that answers."""
+
+from pathlib import Path
+
+import pytest
+from tiny import TINY
+
+from melanoma.runs import Run
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A whole run of two networks that see age, sex and site too, with a gate."""
+    from melanoma import pipeline
+    from melanoma.data.synthetic import make_dataset
+
+    folder = tmp_path_factory.mktemp("judged")
+    make_dataset(folder / "data", images=240, test_images=12)
+    settings = [*TINY, "folds.count=2", "model.metadata=true", "data.licence=CC0 1.0"]
+    return pipeline.run(folder / "data", "demo", settings, name="drawn", runs=folder / "runs")
+
+
+@pytest.fixture(scope="session")
+def lesions(judged: Run) -> list[Path]:
+    """Pictures of the kind that the bundle knows, in the order of their names."""
+    return sorted((judged.folder.parents[1] / "data").rglob("*.jpg"))
