@@ -6,11 +6,13 @@ like any other picture; and are the network's own features within what lesions g
 """
 
 import io
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from typing import Any
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -122,7 +124,7 @@ class Gate:
                 values["looks"],
                 tuple(_likeness(values, number) for number in range(networks)),
             )
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
             raise ModelError(f"the bundle's gate.npz cannot be read: {error}") from error
         if gate.looks.shape != (LOOKS + 1, LOOKS + 1) or not all(np.isfinite(one).all() for one in values.values()):
             raise ModelError("the bundle's gate.npz is of another version or damaged")
