@@ -18,7 +18,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
     folder = tmp_path_factory.mktemp("judged")
     make_dataset(folder / "data", images=240, test_images=12)
-    settings = [*TINY, "folds.count=2", "model.metadata=true", "data.licence=CC0 1.0"]
+    settings = [*TINY, "folds.count=2", "model.metadata=true", "evaluate.precision=float32", "data.licence=CC0 1.0"]
     return pipeline.run(folder / "data", "demo", settings, name="drawn", runs=folder / "runs")
 
 

@@ -135,7 +135,7 @@ def hub() -> Iterator[Hub]:
 
 
 def melanoma(hub: Hub, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command line, for which the stand-in is the hub. Large files go by plain HTTP, since the stand-in has no Xet."""
+    """The command line, for which the stand-in is the hub; large files go by plain HTTP, as it has no Xet."""
     environment = {
         "HF_ENDPOINT": hub.address,
         "HF_HOME": str(home),
@@ -212,7 +212,9 @@ def test_an_unknown_name_or_revision_and_a_hub_that_is_away_are_one_sentence(
         assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("address", ["hf://one", "hf:clinic/lesions", "hf://a/b/c", "hf://../x", "hf://a/b@", "hf://-/.."])
+@pytest.mark.parametrize(
+    "address", ["hf://one", "hf:clinic/lesions", "hf://a/b/c", "hf://../x", "hf://a/b@", "hf://-/.."]
+)
 def test_what_is_no_address_is_said_before_anything_is_asked(address: str) -> None:
     with pytest.raises(UsageError, match="hf://owner/name"):
         fetch_bundle(address)

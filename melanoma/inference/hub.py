@@ -87,7 +87,9 @@ def _hub(failed: str, kind: type[MelanomaError]) -> Iterator[Any]:
     except huggingface_hub.errors.RevisionNotFoundError as error:
         raise kind(f"{failed}: there is no such revision") from error
     except huggingface_hub.errors.RepositoryNotFoundError as error:
-        raise kind(f"{failed}: it is not there, or not for you; HF_TOKEN or `hf auth login` says who you are") from error
+        raise kind(
+            f"{failed}: it is not there, or not for you; HF_TOKEN or `hf auth login` says who you are"
+        ) from error
     except Exception as error:  # its other kinds, those of its HTTP client, of the disk
         first = str(error).strip().splitlines()[:1]
         raise kind(f"{failed}: {first[0] if first else type(error).__name__}") from error

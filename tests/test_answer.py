@@ -1,0 +1,144 @@
+"""`melanoma predict` and `melanoma explain`, run as a user runs them."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from melanoma.answer import print_answers
+from melanoma.errors import UsageError
+from melanoma.inference.predict import Answer, Predictor
+from melanoma.runs import Run
+
+RESEARCH = "Research use only. Not a medical device. Not for diagnosis."
+
+
+def melanoma(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "melanoma", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env=os.environ | {"COLUMNS": "200"},
+    )
+
+
+def test_predict_prints_a_table_and_what_it_is_worth(judged: Run, lesions: list[Path]) -> None:
+    done = melanoma("predict", *lesions[:3], "--model", judged.folder)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["picture", "answer", "probability"]
+    assert all(path.name in line for path, line in zip(lesions, lines[1:4], strict=False))
+    assert "3 pictures:" in done.stdout
+    assert "AUC" in done.stdout and "held-out patients" in done.stdout
+    assert lines[-1] == RESEARCH
+
+
+def test_predict_goes_on_after_a_bad_file_and_its_exit_code_says_so(
+    judged: Run, lesions: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    done = melanoma("predict", tmp_path / "bad.jpg", *lesions[:2], "--model", judged.folder, "--json")
+    assert done.returncode == 1
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one["status"] == "error" for one in answers] == [True, False, False]
+    assert "bad.jpg" in answers[0]["error"]
+    assert all(one["use"] == RESEARCH and one["model"] == "drawn" for one in answers)
+    assert "1 of the pictures could not be read" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_predict_shows_progress_on_stderr_for_many_pictures(judged: Run) -> None:
+    done = melanoma("predict", judged.folder.parents[1] / "data" / "jpeg", "--model", judged.folder, "--json")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 252
+    assert "answering" in done.stderr and "images/s" in done.stderr.replace("(", "").replace("/s)", " images/s")
+
+
+def test_predict_writes_all_answers_whole_to_a_csv_or_json_lines(
+    judged: Run, lesions: list[Path], tmp_path: Path
+) -> None:
+    for name in ("answers.csv", "answers.jsonl"):
+        done = melanoma("predict", *lesions[:3], "--model", judged.folder, "--out", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+    with (tmp_path / "answers.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert [row["name"] for row in rows] == [line["name"] for line in lines] == [str(path) for path in lesions[:3]]
+    for row, line in zip(rows, lines, strict=True):
+        assert row["status"] == line["status"]
+        assert row["probability"] == ("" if line["probability"] is None else str(line["probability"]))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.csv", "answers.jsonl"]
+
+
+def test_a_name_that_a_spreadsheet_would_run_is_written_as_text(judged: Run, tmp_path: Path) -> None:
+    answers = iter([Answer("=HYPERLINK(1)", "error", error="x"), Answer("+1.jpg", "error", error="y")])
+    print_answers(Predictor(judged.folder), answers, out=tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(newline="") as file:
+        assert [row["name"] for row in csv.DictReader(file)] == ["'=HYPERLINK(1)", "'+1.jpg"]
+
+
+def test_an_answer_file_of_another_kind_is_refused_before_anything_is_answered(judged: Run, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"\.csv or \.jsonl"):
+        print_answers(Predictor(judged.folder), iter([]), out=tmp_path / "out.xlsx")
+
+
+def test_control_characters_in_a_name_do_not_reach_the_terminal(
+    judged: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_answers(Predictor(judged.folder), iter([Answer("a\x1b[2Jb\n.jpg", "error", error="cannot be read")]))
+    assert "\x1b" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["gone.jpg"], 1, "gone.jpg is not there"),
+        (["{lesion}", "--age", "400"], 2, "an age is from 0 to 120 years"),
+        (["{lesion}", "--prevalence", "1.5"], 2, "a prevalence is a share"),
+        (["{lesion}", "--sex", "x"], 2, "sex"),
+        (["{lesion}", "--model", "nowhere"], 4, "nowhere is neither a bundle nor a run"),
+        (["{lesion}", "--model", "hf://nothing"], 2, "hf://owner/name"),
+        (["{lesion}", "--precision", "int8"], 4, "no int8 networks"),
+        (["{lesion}", "--out", "a.txt"], 2, ".csv or .jsonl"),
+    ],
+)
+def test_a_mistake_in_predict_is_one_sentence(
+    judged: Run, lesions: list[Path], tmp_path: Path, arguments: list[str], code: int, said: str
+) -> None:
+    filled = [one.format(lesion=lesions[0]) for one in arguments]
+    model = [] if "--model" in filled else ["--model", str(judged.folder)]
+    done = melanoma("predict", *filled, *model, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_explain_writes_a_picture_and_the_map_as_an_array(judged: Run, lesions: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "lesion.png"
+    done = melanoma("explain", lesions[0], "--model", judged.folder, "--out", out, "--age", "50")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == RESEARCH
+    assert Image.open(out).width > 1000
+    saved = np.load(out.with_suffix(".npy"))
+    assert saved.dtype == np.float32 and saved.ndim == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lesion.npy", "lesion.png"]
+
+
+def test_explain_takes_one_picture_and_writes_a_png(judged: Run, lesions: list[Path], tmp_path: Path) -> None:
+    for arguments, said in (
+        ([lesions[0].parent], "explain takes one"),
+        ([lesions[0], "--out", "x.jpg"], "ends with .png"),
+    ):
+        done = melanoma("explain", *arguments, "--model", judged.folder, cwd=tmp_path)
+        assert done.returncode == 2
+        assert said in done.stderr
+    assert not list(tmp_path.iterdir())
