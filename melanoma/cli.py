@@ -365,7 +365,7 @@ def serve(
     queue: Annotated[int, Parameter(help="Pictures that may wait; more get 503 and Retry-After.")] = 64,
     largest: Annotated[int, Parameter(help="Most MiB of a request.")] = 64,
 ) -> None:
-    """Answer over HTTP, with a page for people and an API for programs; /docs describes it."""
+    """Answer over HTTP, with a page for people at / and an API for programs, which /openapi.json describes."""
     from melanoma.web.app import serve as listen
 
     listen(model, host=host, port=port, views=views, queue=queue, largest_bytes=largest * 2**20)

@@ -6,7 +6,7 @@ No file is kept, nothing about a patient is logged, and no address outside is as
 import asyncio
 import base64
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -28,7 +28,7 @@ try:
 
     from melanoma.web.around import Metrics, Outside, add_problems
     from melanoma.web.batching import Batcher, OverloadedError
-    from melanoma.web.forms import RETRY_SECONDS, Memory, ProblemError, details_of, files_of, plain_name, read_form
+    from melanoma.web.forms import RETRY_SECONDS, Memory, ProblemError, details_of, read_pictures
     from melanoma.web.schema import EXPLAIN_BODY, PREDICT_BODY, Explained, Model, Predicted, Problem
 except ImportError as missing:
     raise MissingExtraError(missing.name or "fastapi", "serve") from missing
@@ -62,10 +62,7 @@ class Service:
     async def answers(self, request: Request, field: str, most: int, *, maps: bool) -> tuple[list[Answer], list[bytes]]:
         """Answer for the pictures of a request, and give their bytes; raises ProblemError where there is no answer."""
         with self.memory.kept() as take:
-            form = await read_form(request, field, most, self.largest_bytes, take)
-            pictures = [(plain_name(one.filename), await one.read()) for one in files_of(form, field, most)]
-            details = details_of({name: value for name, value in form.items() if isinstance(value, str)})
-            await form.close()
+            pictures, details = await read_pictures(request, field, most, self.largest_bytes, take)
             try:
                 futures = self.batcher.submit(pictures, details, maps=maps)
             except OverloadedError:
@@ -110,11 +107,14 @@ def create_app(predictor: Predictor, *, queue: int = 64, largest_bytes: int = 64
 
 def _add_page(app: FastAPI) -> None:
     for path, (name, kind) in FILES.items():
+        app.get(path, include_in_schema=False)(_file((PAGE / name).read_bytes(), kind))
 
-        def page(content: bytes = (PAGE / name).read_bytes(), kind: str = kind) -> Response:
-            return Response(content, media_type=kind)
 
-        app.get(path, include_in_schema=False)(lambda page=page: page())
+def _file(content: bytes, kind: str) -> Callable[[], Awaitable[Response]]:
+    async def file() -> Response:
+        return Response(content, media_type=kind)
+
+    return file
 
 
 def _add_facts(app: FastAPI, service: Service, metrics: Metrics) -> None:

@@ -1,6 +1,7 @@
 """Requests with pictures: read into memory under a limit, or refused in a sentence."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from melanoma.errors import UsageError
 from melanoma.inference.predict import Details
 
-MOST_FIELDS, LARGEST_FIELD = 8, 1000  # bytes
+MOST_FIELDS, LARGEST_FIELD = 8, 1024  # bytes
 BODY_SECONDS = 60.0  # in which a request must have arrived
 RETRY_SECONDS = 2
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it warns of odd bytes; their sender is told
 
 
 class ProblemError(Exception):
@@ -50,8 +52,23 @@ class Memory:
             self.held -= mine
 
 
-async def read_form(request: Request, field: str, most: int, largest: int, take: Callable[[int], None]) -> FormData:
-    """Read a multipart body into memory, counting it as it comes; raises ProblemError where it is none or too large."""
+async def read_pictures(
+    request: Request, field: str, most: int, largest: int, take: Callable[[int], None]
+) -> tuple[list[tuple[str, bytes]], Details]:
+    """Read the pictures of a multipart request, name and bytes, and what is known of the patient.
+
+    They are read into memory, at most `largest` bytes, counted as they come and told to `take`. Raises ProblemError
+    where the body is of another kind, too large, too slow, or without pictures in `field`, 1 to `most` of them.
+    """
+    form = await _form(request, field, most, largest, take)
+    try:
+        pictures = [(plain_name(one.filename), await one.read()) for one in _files_of(form, field, most)]
+        return pictures, details_of({name: value for name, value in form.items() if isinstance(value, str)})
+    finally:
+        await form.close()
+
+
+async def _form(request: Request, field: str, most: int, largest: int, take: Callable[[int], None]) -> FormData:
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise ProblemError(415, f"send multipart/form-data with the pictures in the field {field}")
     too_large = ProblemError(413, f"the request is over {largest / 2**20:.0f} MiB; send smaller or fewer pictures")
@@ -83,8 +100,7 @@ async def read_form(request: Request, field: str, most: int, largest: int, take:
         raise ProblemError(400, "the body is no multipart/form-data as its header says") from error
 
 
-def files_of(form: FormData, field: str, most: int) -> list[UploadFile]:
-    """Return the pictures of a field; raises ProblemError where there are none, or files in other fields."""
+def _files_of(form: FormData, field: str, most: int) -> list[UploadFile]:
     files = [one for one in form.getlist(field) if isinstance(one, UploadFile)]
     other = sorted({name for name, value in form.multi_items() if isinstance(value, UploadFile)} - {field})
     if other or not files:
