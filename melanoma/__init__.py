@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from melanoma.images.filters import no_noise as no_noise
     from melanoma.images.filters import preprocess as preprocess
     from melanoma.images.filters import process as process
+    from melanoma.inference.explain import explain as explain
+    from melanoma.inference.predict import Details as Details
+    from melanoma.inference.predict import Predictor as Predictor
     from melanoma.judge import judge_file as judge_file
     from melanoma.models.classifier import build_classifier as build_classifier
     from melanoma.models.losses import focal_loss as focal_loss
@@ -30,7 +33,9 @@ if TYPE_CHECKING:
     from melanoma.runs import open_run as open_run
 
 _PLACES = {
+    "Details": "melanoma.inference.predict",
     "MelanomaError": "melanoma.errors",
+    "Predictor": "melanoma.inference.predict",
     "blend_runs": "melanoma.compare",
     "build_classifier": "melanoma.models.classifier",
     "check_data": "melanoma.check",
@@ -39,6 +44,7 @@ _PLACES = {
     "display": "melanoma.report.figures",
     "display_one": "melanoma.report.figures",
     "eroded": "melanoma.images.filters",
+    "explain": "melanoma.inference.explain",
     "focal_loss": "melanoma.models.losses",
     "judge_file": "melanoma.judge",
     "load_settings": "melanoma.config",

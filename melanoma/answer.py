@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -50,7 +52,8 @@ def print_answers(
     if not as_json:
         print(f"{'picture':<{NAME_WIDTH}} {'answer':<15} {'probability':>11}")
     for one in answers:
-        print(json.dumps(told(predictor, one), ensure_ascii=False) if as_json else _line(one), flush=True)
+        shown = json.dumps(told(predictor, one), ensure_ascii=False) if as_json else _line(one, in_full=predictor.few)
+        print(shown, flush=True)
         every.append(one)
     if not as_json:
         print(f"\n{summary(predictor, every)}")
@@ -67,10 +70,8 @@ def told(predictor: Predictor, answer: Answer) -> dict[str, Any]:
 
 def summary(predictor: Predictor, answers: Sequence[Answer]) -> str:
     """Say what stands above, and what it is worth, in a few lines."""
-    counts = {
-        status: sum(one.status == status for one in answers) for status in dict.fromkeys(a.status for a in answers)
-    }
-    lines = [f"{len(answers):,} pictures: " + ", ".join(f"{count:,} {status}" for status, count in counts.items())]
+    counts = ", ".join(f"{count:,} {status}" for status, count in Counter(one.status for one in answers).items())
+    lines = [f"{len(answers):,} picture{'s' * (len(answers) != 1)}: {counts}"]
     lines += [f"note: {remark}" for remark in dict.fromkeys(text for one in answers for text in one.remarks)]
     area, share = predictor.bundle.description["figures"]["auc"], predictor.answers["prevalence"]
     if area["value"] is not None and area["low"] is not None:
@@ -107,7 +108,7 @@ def explain_picture(
     if len(items) > 1:
         raise UsageError(f"{place} holds {len(items):,} pictures; explain takes one")
     predictor = Predictor(model, views=views, few=True)
-    explanation = explain(predictor, items[0].name, items[0].read, items[0].details)
+    explanation = explain(predictor, items[0].read(), items[0].details, items[0].name)
     footer = f"Model {predictor.bundle.name}. {RESEARCH_ONLY}"
     write_bytes(out, sheet(explanation, items[0].name, footer))
     with replacing(out.with_suffix(".npy")) as aside:
@@ -126,13 +127,16 @@ def _counted(predictor: Predictor, items: list[Item], counting: Counting | None)
             show(number, len(items))
 
 
-def _line(answer: Answer) -> str:
+def _line(answer: Answer, *, in_full: bool) -> str:
     name = "".join(letter if letter.isprintable() else "?" for letter in answer.name)
     if len(name) > NAME_WIDTH:
         name = f"...{name[3 - NAME_WIDTH :]}"
     shown = "" if answer.probability is None else in_percent(answer.probability)
     reason = answer.error or "; ".join(answer.reasons)
-    return f"{name:<{NAME_WIDTH}} {answer.status:<15} {shown:>11}{f'  {reason}' if reason else ''}"
+    line = f"{name:<{NAME_WIDTH}} {answer.status:<15} {shown:>11}{f'  {reason}' if reason else ''}"
+    if not in_full or answer.probability is None:
+        return line
+    return f"{line}\n{textwrap.fill(answer.words, 100, initial_indent='  ', subsequent_indent='  ')}"
 
 
 def _cell(value: Any) -> Any:

@@ -64,9 +64,7 @@ def test_an_explanation_comes_from_the_bundle_alone_and_tells_the_images_share(
     judged: Run, lesions: list[Path]
 ) -> None:
     predictor = Predictor(judged.folder, few=True, views=1)
-    known, unknown = (
-        explain(predictor, "lesion", lesions[3], details) for details in (Details(80, "male", "torso"), Details())
-    )
+    known, unknown = (explain(predictor, lesions[3], details) for details in (Details(80, "male", "torso"), Details()))
     np.testing.assert_array_equal(known.answer.activation_map, unknown.answer.activation_map)
     assert known.answer.score != unknown.answer.score
     assert known.image.shape == (32, 32, 3)
@@ -86,7 +84,7 @@ def test_what_a_place_says_is_red_for_and_blue_against_the_operating_point() -> 
 
 
 def test_a_sheet_is_a_picture_with_three_panels_and_whatever_name(judged: Run, lesions: list[Path]) -> None:
-    explanation = explain(Predictor(judged.folder, few=True), "lesion", lesions[0])
+    explanation = explain(Predictor(judged.folder, few=True), lesions[0])
     drawn = Image.open(io.BytesIO(sheet(explanation, "bad\x00name\u202e.jpg", "footer " * 60)))
     assert drawn.format == "PNG"
     assert drawn.width > 3 * 400
@@ -96,7 +94,7 @@ def test_a_sheet_is_a_picture_with_three_panels_and_whatever_name(judged: Run, l
 
 def test_a_picture_that_cannot_be_read_cannot_be_explained(judged: Run) -> None:
     with pytest.raises(DataError, match="nothing"):
-        explain(Predictor(judged.folder, few=True), "nothing", b"nothing")
+        explain(Predictor(judged.folder, few=True), b"nothing", name="nothing")
 
 
 @pytest.mark.parametrize(

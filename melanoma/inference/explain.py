@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from melanoma.errors import DataError
 from melanoma.images.decode import UInt8Array, as_image, decode
-from melanoma.inference.predict import Answer, Details, Predictor
+from melanoma.inference.predict import Answer, Details, Predictor, Source
 
 RED, BLUE = np.array([213.0, 94.0, 0.0]), np.array([0.0, 114.0, 178.0])  # for melanoma, against: told apart by most
 COVER = 0.6  # of the colour where a place speaks most
@@ -56,18 +56,21 @@ class Explanation:
         return np.concatenate([np.where(strength[..., None] > 0, RED, BLUE), opacity], axis=2).astype(np.uint8)
 
 
-def explain(predictor: Predictor, name: str, source: Any, details: Details | None = None) -> Explanation:
-    """Answer for one picture, with what it was drawn from; raises DataError where it cannot be read."""
-    content = source() if callable(source) else source
-    answer = next(predictor.stream([(name, content, details)], maps=True))
+def explain(predictor: Predictor, image: Source, details: Details | None = None, name: str = "") -> Explanation:
+    """Answer for one picture, with what it was drawn from; raises DataError where it cannot be read.
+
+    image: a path, the bytes of a file, or an array uint8 (height, width, 3) RGB; name: what messages call it.
+    """
+    name = name or (str(image) if isinstance(image, str | Path) else "the image")
+    (answer,) = predictor.stream([(name, image, details)], maps=True)
     if answer.error is not None:
         raise DataError(answer.error)
-    picture = predictor.read(name, content)
-    if isinstance(content, bytes | str | Path):
-        original = decode(Path(content) if isinstance(content, str) else content, PANEL_PX, name)
+    seen = predictor.read(name, image).images[0]
+    if isinstance(image, np.ndarray):
+        original = as_image(image)
     else:
-        original = as_image(content)
-    return Explanation(answer, original, picture.images[0], logit(predictor.answers["threshold"]))
+        original = decode(Path(image) if isinstance(image, str) else image, PANEL_PX, name)
+    return Explanation(answer, original, seen, logit(predictor.answers["threshold"]))
 
 
 def overlaid(image: UInt8Array, activation_map: NDArray[np.float32], middle: float = 0.0) -> UInt8Array:

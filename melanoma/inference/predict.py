@@ -152,7 +152,7 @@ class Judged:
 class Predictor:
     """A bundle, loaded once, that answers for pictures.
 
-    classes_: int64 (2,), benign and melanoma as 0 and 1.
+    classes_: int64 (2,), benign and melanoma as 0 and 1. few: whether it was loaded for a few pictures at a time.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class Predictor:
         if views not in (None, 1, 8):
             raise UsageError(f"views are 1 or 8, not {views}")
         self.answers, self.gate, self._views = self.bundle.answers, self.bundle.gate, views
-        self.choice = _chosen(engine, precision, few)
+        self.few, self.choice = few, _chosen(engine, precision, few)
         self.engines = [Engine(path, self.choice, few=few) for path in self.bundle.networks_in(self.choice.precision)]
         self.classes_ = np.array([0, 1])
 
