@@ -17,7 +17,7 @@ from melanoma.data.synthetic import make_dataset
 from melanoma.errors import ModelError
 from melanoma.images.decode import decode
 from melanoma.images.filters import process
-from melanoma.inference.assess import LOOKS, THUMBNAIL_PX, Gate, Likeness, looks, quadratic, qualities, unit
+from melanoma.inference.assess import LOOKS, THUMBNAIL_PX, Gate, Likeness, lab, looks, quadratic, qualities, unit
 from melanoma.training.gate import FEWEST, Lesions, chosen_lesions, learn_gate
 
 Pixels = NDArray[np.uint8]
@@ -128,6 +128,15 @@ def test_a_blurred_picture_is_less_sharp_a_dark_one_less_light_a_pale_one_has_le
         assert qualities(thumbnails([picture]), [picture])[name][0] < before[name][0]
 
 
+def test_colours_are_cie_lab() -> None:
+    known = np.array([[255, 255, 255], [0, 0, 0], [255, 0, 0], [0, 0, 255]], np.uint8)
+    expected = [[100, 0, 0], [0, 0, 0], [53.24, 80.09, 67.20], [32.30, 79.19, -107.86]]
+    np.testing.assert_allclose(lab(known), expected, atol=0.02)
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    opencv = [cv2.cvtColor(one.astype(np.float32) / np.float32(255), cv2.COLOR_RGB2LAB) for one in pictures]
+    np.testing.assert_allclose(lab(pictures), opencv, atol=0.5)  # it looks up tables between whose places it draws lines
+
+
 def test_likeness_is_the_mahalanobis_distance_of_its_covariance() -> None:
     random = np.random.default_rng(0)
     mean, axes = unit(random.normal(size=(1, 6)))[0], np.linalg.qr(random.normal(size=(6, 2)))[0].T
@@ -179,10 +188,10 @@ def test_at_least_95_of_100_lesions_are_kept_and_the_share_is_told(
 
 def test_pages_faces_noise_walls_and_tissue_are_turned_away_with_a_reason(learned: tuple[Gate, dict[str, Any]]) -> None:
     gate, _ = learned
-    features = [np.full(12, 2, np.float32)] * 2
-    refused = [
-        gate.reasons((SIDE_PX, SIDE_PX), process(one, THUMBNAIL_PX), process(one, 128), features) for one in drawn(12)
-    ]
+    every = list(drawn(12))
+    features = [np.full((len(every), 12), 2, np.float32)] * 2
+    sizes = [(SIDE_PX, SIDE_PX)] * len(every)
+    refused = gate.reasons(sizes, thumbnails(every), [process(one, 128) for one in every], features)
     assert np.mean([bool(reasons) for reasons in refused]) >= 0.95
     assert all(reason.startswith(("it ", "there ")) for reasons in refused for reason in reasons)
 
@@ -191,18 +200,19 @@ def test_features_that_no_lesion_has_are_turned_away(
     learned: tuple[Gate, dict[str, Any]], pictures: list[Pixels]
 ) -> None:
     gate, _ = learned
-    given = (128, 128), process(pictures[0], THUMBNAIL_PX), pictures[0]
-    alternating = np.tile([40.0, -40.0], 6).astype(np.float32)
-    assert gate.reasons(*given, [np.full(12, 2, np.float32)] * 2) == []
-    assert "the network sees" in gate.reasons(*given, [alternating] * 2)[0]
+    given = [(128, 128)] * 2, thumbnails([pictures[0]] * 2), [pictures[0]] * 2
+    features = np.stack([np.full(12, 2.0), np.tile([40.0, -40.0], 6)]).astype(np.float32)
+    known, (strange,) = gate.reasons(*given, [features] * 2)
+    assert known == []
+    assert "the network sees" in strange
 
 
 def test_a_small_picture_is_turned_away_by_its_size_alone(
     learned: tuple[Gate, dict[str, Any]], pictures: list[Pixels]
 ) -> None:
     gate, _ = learned
-    thumbnail = process(pictures[0], THUMBNAIL_PX)
-    (reason,) = gate.reasons((40, 300), thumbnail, pictures[0], [np.zeros(12, np.float32)] * 2)
+    features = [np.zeros((1, 12), np.float32)] * 2
+    ((reason,),) = gate.reasons([(40, 300)], thumbnails([pictures[0]]), [pictures[0]], features)
     assert reason == "it has 40 x 300 pixels; the shorter side needs 64"
 
 

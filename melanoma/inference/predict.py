@@ -246,7 +246,11 @@ class Predictor:
             known or Details() for (_, _, known), one in zip(items, answers, strict=True) if isinstance(one, int)
         ]
         judged = self.judge(pictures, details, maps=maps)
-        said = [self._said(judged, number, picture, details[number]) for number, picture in enumerate(pictures)]
+        reasons = self._reasons(pictures, judged)
+        said = [
+            self._said(judged, number, picture, details[number], reasons[number])
+            for number, picture in enumerate(pictures)
+        ]
         return [said[one] if isinstance(one, int) else one for one in answers]
 
     def read(self, name: str, source: Any) -> Picture:
@@ -317,16 +321,22 @@ class Predictor:
         """Return the calibrated probability of one score, for the prevalence where it is used."""
         return float(self._calibrated(np.array([score]), details or Details())[0])
 
-    def _said(self, judged: Judged, number: int, picture: Picture, details: Details) -> Answer:
+    def _reasons(self, pictures: Sequence[Picture], judged: Judged) -> list[list[str]]:
+        """Tell why each picture cannot be judged; without a gate every one can."""
+        if self.gate is None:
+            return [[] for _ in pictures]
+        thumbnails = np.stack([picture.thumbnail for picture in pictures])
+        images = [picture.images[0] for picture in pictures]
+        return self.gate.reasons([picture.size for picture in pictures], thumbnails, images, judged.features)
+
+    def _said(self, judged: Judged, number: int, picture: Picture, details: Details, reasons: list[str]) -> Answer:
         raw = float(judged.score[number])
         shares = None if judged.activation_map is None else judged.activation_map[number]
         (width, height), remarks = picture.size, self.remarks(details)
         seen = Answer(picture.name, "", width=width, height=height, remarks=remarks, activation_map=shares)
-        if self.gate is not None:
-            features = [one[number] for one in judged.features]
-            if reasons := self.gate.reasons(picture.size, picture.thumbnail, picture.images[0], features):
-                words = f"Not assessable: {'; '.join(reasons)}."
-                return replace(seen, status=NOT_ASSESSABLE, words=words, reasons=reasons)
+        if reasons:
+            words = f"Not assessable: {'; '.join(reasons)}."
+            return replace(seen, status=NOT_ASSESSABLE, words=words, reasons=reasons)
         status = str(self.answers["conformal"].answer(np.array([raw]))[0]) if self.answers["conformal"] else "refer"
         probability, label = self.calibrated(raw, details), int(raw >= self.answers["threshold"])
         words = self.words(raw, status)

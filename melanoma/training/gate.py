@@ -24,7 +24,8 @@ FEWEST = 100  # lesions from which limits can be learned
 MOST = 4000  # lesions that they are learned from
 CLUTTER = 2000  # drawn pictures
 PARTS = 5
-KEPT_BY_LOOKS, KEPT_BY_FEATURES, KEPT_BY_QUALITIES = 0.977, 0.995, 0.9995  # together 0.965 of lesions
+KEPT_BY_LOOKS, KEPT_BY_FEATURES, KEPT_BY_QUALITIES = 0.99, 0.995, 0.9995  # together 0.98 of lesions
+SPARE = 0.1  # beyond a quality's limit, of its distance from the middle: other clinics' pictures differ more
 AXES = 64
 SHRINKAGE = 0.05  # of a covariance, towards the same variance in all directions
 PENALTY = 1e-3  # the C of the logistic regression
@@ -74,8 +75,8 @@ def learn_gate(lesions: Lesions, networks: int, seed: int) -> tuple[Gate | None,
     likeness = tuple(_likeness(lesions.features[lesions.network == one], seed) for one in range(networks))
     gate = Gate(
         smallest_side_px=_smallest_side(lesions),
-        lowest={name: float(np.quantile(values, 1 - KEPT_BY_QUALITIES)) for name, values in measured.items()},
-        highest={"lightness": float(np.quantile(measured["lightness"], KEPT_BY_QUALITIES))},
+        lowest={name: _limit(values, 1 - KEPT_BY_QUALITIES) for name, values in measured.items()},
+        highest={"lightness": _limit(measured["lightness"], KEPT_BY_QUALITIES)},
         looks=_scaled(form, middle, reach * limit),
         likeness=likeness,
     )
@@ -216,7 +217,12 @@ def _cross_fitted(features: NDArray[np.float32], part: NDArray[np.int64], seed: 
     return distance
 
 
-# ---- size ------------------------------------------------------------------------------------------------------------
+# ---- size and qualities ------------------------------------------------------------------------------------------
+
+
+def _limit(values: Float64Array, share: float) -> float:
+    middle, edge = np.quantile(values, [0.5, share])
+    return float(edge + SPARE * (edge - middle))
 
 
 def _smallest_side(lesions: Lesions) -> int:
