@@ -28,6 +28,8 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$(EXTRAS)]"
+	@# so that starting is quick where Python may not keep what it compiles (PYTHONDONTWRITEBYTECODE)
+	@$(BIN)/python -m compileall -q melanoma
 	@rm -f $(VENV)/.ready-*
 	@touch $@
 

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
@@ -64,21 +63,18 @@ def folder(model: str, place: str, pairs: int) -> None:
     """Time files to answers in turns with the engines alone."""
     items = find_pictures([place])
     predictor = Predictor(model)
-    with ThreadPoolExecutor(predictor.at_once) as pool:
+    with ThreadPoolExecutor(predictor.threads) as pool:
         pictures = list(pool.map(lambda item: predictor.read(item.name, item.read), items))
 
     def alone() -> None:
         size, known = predictor.engines[0].batch, Details()
+        parts = [pictures[start : start + size] for start in range(0, len(pictures), size)]
 
         def judged(few: list[Picture]) -> None:
             predictor.judge(few, [known] * len(few))
 
-        def parts() -> Iterator[list[Picture]]:
-            for start in range(0, len(pictures), size):
-                yield pictures[start : start + size]
-
-        with ThreadPoolExecutor(predictor.at_once) as pool:
-            list(pool.map(judged, parts()))
+        with ThreadPoolExecutor(predictor.engines[0].at_once) as pool:
+            list(pool.map(judged, parts))
 
     def answering() -> None:
         for _ in predictor.stream((item.name, item.read, item.details) for item in items):

@@ -8,16 +8,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from melanoma.errors import UsageError
 from melanoma.files import replacing, write_bytes
 from melanoma.inference.bundle import RESEARCH_ONLY
-from melanoma.inference.explain import Explanation, explain, in_percent, sheet
 from melanoma.inference.inputs import Item, find_pictures
-from melanoma.inference.predict import ERROR, FEW, Answer, Details, Predictor
+from melanoma.inference.predict import ERROR, FEW, Answer, Details, Predictor, in_percent
+
+if TYPE_CHECKING:  # to answer needs none of what draws
+    from melanoma.inference.explain import Explanation
 
 COLUMNS = ["name", "status", "probability", "score", "label", "words", "reasons", "remarks", "error", "width", "height"]
 Counting = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
@@ -97,11 +99,13 @@ def write_answers(path: Path, predictor: Predictor, answers: Sequence[Answer]) -
 
 def explain_picture(
     place: str, model: Path | str, out: Path, details: Details | None = None, views: int | None = None
-) -> Explanation:
+) -> "Explanation":
     """Draw where the network looked: a PNG at `out`, and beside it the map as an array, `.npy`.
 
     Raises DataError where the picture cannot be read, UsageError where `place` is more than one.
     """
+    from melanoma.inference.explain import explain, sheet
+
     if out.suffix.lower() != ".png":
         raise UsageError(f"--out {out} ends with .png")
     items = find_pictures([place], details)

@@ -20,7 +20,7 @@ RECIPES = Path(__file__).parent / "recipes"
 class Section(BaseModel):
     """A group of settings: unknown names are refused, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 class DataSettings(Section):

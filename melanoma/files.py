@@ -14,8 +14,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from melanoma.errors import DataError, MelanomaError
 
 
@@ -118,6 +116,8 @@ def locked(path: Path, *, wait: bool, what: str) -> Iterator[None]:
 
     Raises MelanomaError where `wait` is false and another process holds the lock.
     """
+    from filelock import FileLock, Timeout  # not for who only answers: it takes a fiftieth of a second
+
     lock = FileLock(path)
     holder = path.with_suffix(".holder")
     try:

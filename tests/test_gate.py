@@ -134,7 +134,9 @@ def test_colours_are_cie_lab() -> None:
     np.testing.assert_allclose(lab(known), expected, atol=0.02)
     pictures = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     opencv = [cv2.cvtColor(one.astype(np.float32) / np.float32(255), cv2.COLOR_RGB2LAB) for one in pictures]
-    np.testing.assert_allclose(lab(pictures), opencv, atol=0.5)  # it looks up tables between whose places it draws lines
+    np.testing.assert_allclose(
+        lab(pictures), opencv, atol=0.5
+    )  # it looks up tables between whose places it draws lines
 
 
 def test_likeness_is_the_mahalanobis_distance_of_its_covariance() -> None:

@@ -158,7 +158,7 @@ def qualities(thumbnails: UInt8Array, images: Any) -> dict[str, Float64Array]:
     thumbnails: uint8 (n, 64, 64, 3); images: n of uint8 (side, side, 3), as a network sees them. sharpness: the log of
     fine detail over coarse. lightness: the mean of CIE L*, 0 to 100. contrast: how far the colours are apart, L*a*b*.
     """
-    colours = np.sort(lab(thumbnails)[:, ::2, ::2].reshape(len(thumbnails), -1, 3), axis=1)
+    colours = np.sort(lab(thumbnails[:, ::2, ::2]).reshape(len(thumbnails), -1, 3), axis=1)
     low, high = (colours[:, int(share * colours.shape[1])] for share in (SHARES[0], SHARES[-1]))
     return {
         "sharpness": np.array([_sharpness(image) for image in images]),
@@ -233,7 +233,8 @@ def lab(thumbnails: UInt8Array) -> NDArray[np.float32]:
     OpenCV does the same, after a seventh of a second for its tables: as long as a network takes for a picture.
     """
     light = _linear()[thumbnails] @ TO_XYZ.T
-    curve = np.where(light > DARK, np.cbrt(light), light / (3 * (6 / 29) ** 2) + 4 / 29)
+    root = np.power(np.maximum(light, DARK), np.float32(1 / 3))  # twice as quick as cbrt
+    curve = np.where(light > DARK, root, light / (3 * (6 / 29) ** 2) + 4 / 29)
     x, y, z = np.moveaxis(curve, -1, 0)
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
 

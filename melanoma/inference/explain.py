@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from melanoma.errors import DataError
 from melanoma.images.decode import UInt8Array, as_image, decode
-from melanoma.inference.predict import Answer, Details, Predictor, Source
+from melanoma.inference.predict import Answer, Details, Predictor, Source, in_percent
 
 RED, BLUE = np.array([213.0, 94.0, 0.0]), np.array([0.0, 114.0, 178.0])  # for melanoma, against: told apart by most
 COVER = 0.6  # of the colour where a place speaks most
@@ -151,15 +151,6 @@ def _headline(answer: Answer) -> str:
     if answer.probability is None:
         return "Not assessable"
     return f"{answer.status.capitalize()}: probability of melanoma {in_percent(answer.probability)}"
-
-
-def in_percent(probability: float) -> str:
-    """Say a probability so that no answer looks like a certainty."""
-    if probability < 0.001:
-        return "under 0.1 %"
-    if probability > 0.999:
-        return "over 99.9 %"
-    return f"{100 * probability:.1f} %"
 
 
 def _wrapped(text: str, font: Any, width: int) -> list[str]:

@@ -176,9 +176,10 @@ class Predictor:
         self.classes_ = np.array([0, 1])
 
     @property
-    def at_once(self) -> int:
-        """How many threads are well used at the same time."""
-        return self.engines[0].at_once
+    def threads(self) -> int:
+        """How many threads are well used: as many as the engine computes at once, and others that read meanwhile."""
+        computing = self.engines[0].at_once
+        return computing + max(1, computing // 2)
 
     @property
     def uses_metadata(self) -> bool:
@@ -214,7 +215,7 @@ class Predictor:
         items: name, picture, details. A picture may also be a function that gives its bytes.
         """
         waiting: deque[Future[list[Answer]]] = deque()
-        rest, size, threads = iter(items), self.engines[0].batch, self.at_once
+        rest, size, threads = iter(items), self.engines[0].batch, self.threads
         pool = ThreadPoolExecutor(threads)
         try:
             while True:
@@ -351,7 +352,7 @@ class Predictor:
         known = [details or Details()] * size
         starts = range(0, len(pictures), size)
         parts = (pictures[start : start + size] for start in starts)
-        with ThreadPoolExecutor(self.at_once) as pool:
+        with ThreadPoolExecutor(self.threads) as pool:
             return np.concatenate(list(pool.map(lambda part: self.judge(part, known[: len(part)]).score, parts)))
 
     def _calibrated(self, scores: Float64Array, details: Details) -> Float64Array:
@@ -360,6 +361,15 @@ class Predictor:
         if own is None or wanted is None or not (0 < own < 1 and 0 < wanted < 1):
             return np.asarray(melanoma)
         return rebased(melanoma, own, wanted)
+
+
+def in_percent(probability: float) -> str:
+    """Say a probability so that no answer looks like a certainty."""
+    if probability < 0.001:
+        return "under 0.1 %"
+    if probability > 0.999:
+        return "over 99.9 %"
+    return f"{100 * probability:.1f} %"
 
 
 def open_model(model: Path | str) -> Bundle:

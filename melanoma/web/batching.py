@@ -1,4 +1,4 @@
-"""Pictures of many requests, gathered into batches: a bounded queue, and a thread for each core that takes from it.
+"""Pictures of many requests, gathered into batches: a bounded queue, and as many threads as are well used take from it.
 
 Whoever comes while nothing waits is answered at once; where pictures wait, they go through the networks together. It
 knows nothing of HTTP.
@@ -38,7 +38,7 @@ class Batcher:
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
         self.closed = False
-        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(predictor.at_once)]
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(predictor.threads)]
         for thread in self._threads:
             thread.start()
 
