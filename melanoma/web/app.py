@@ -176,6 +176,7 @@ def serve(model: Path | str, *, host: str, port: int, views: int | None, queue: 
         listening = settings.bind_socket()
     except SystemExit as error:  # its way to say that the port is taken
         raise MelanomaError(f"{host}:{port} cannot be listened on: give another --host or --port") from error
+    listening.listen()  # who reads the next line may ask at once
     shown, taken = f"[{host}]" if ":" in host else host, listening.getsockname()[1]
     print(f"serving {model} on http://{shown}:{taken}; Ctrl-C ends it", file=sys.stderr, flush=True)
     with suppress(KeyboardInterrupt):

@@ -7,7 +7,7 @@ const MOST_RETRIES = 30;
 const STATUS_WORDS = {
   melanoma: "Suspect of melanoma",
   benign: "Not suspect",
-  refer: "Refer: cannot be told",
+  refer: "Refer: unclear",
   "not assessable": "Not assessable",
   error: "Could not be judged",
 };
