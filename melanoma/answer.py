@@ -21,7 +21,10 @@ from melanoma.inference.predict import ERROR, FEW, Answer, Details, Predictor, i
 if TYPE_CHECKING:  # to answer needs none of what draws
     from melanoma.inference.explain import Explanation
 
-COLUMNS = ["name", "status", "probability", "score", "label", "words", "reasons", "remarks", "error", "width", "height"]
+COLUMNS = [
+    "name", "status", "probability", "score", "label", "words", "reasons", "remarks", "error", "width", "height",
+    "model", "model_sha256", "model_auc", "use",
+]  # fmt: skip
 Counting = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
 NAME_WIDTH = 36
 
@@ -66,8 +69,7 @@ def print_answers(
 
 def told(predictor: Predictor, answer: Answer) -> dict[str, Any]:
     """Give an answer with the model that it comes from, as plain values."""
-    model = {"model": predictor.bundle.name, "model_sha256": predictor.bundle.sha256, "use": RESEARCH_ONLY}
-    return {**answer.to_json(), **model}
+    return {**answer.to_json(), **predictor.source}
 
 
 def summary(predictor: Predictor, answers: Sequence[Answer]) -> str:
@@ -75,12 +77,9 @@ def summary(predictor: Predictor, answers: Sequence[Answer]) -> str:
     counts = ", ".join(f"{count:,} {status}" for status, count in Counter(one.status for one in answers).items())
     lines = [f"{len(answers):,} picture{'s' * (len(answers) != 1)}: {counts}"]
     lines += [f"note: {remark}" for remark in dict.fromkeys(text for one in answers for text in one.remarks)]
-    area, share = predictor.bundle.description["figures"]["auc"], predictor.answers["prevalence"]
-    if area["value"] is not None and area["low"] is not None:
-        lines.append(
-            f"model {predictor.bundle.name}: AUC {area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f}) on "
-            f"held-out patients; probabilities hold where {100 * share:.1f} % are melanomas, or for --prevalence"
-        )
+    share = predictor.answers["prevalence"]
+    held = "" if share is None else f"; probabilities hold where {100 * share:.1f} % are melanomas, or for --prevalence"
+    lines.append(f"{predictor.worth}{held}")
     return "\n".join([*lines, RESEARCH_ONLY])
 
 
@@ -90,8 +89,8 @@ def write_answers(path: Path, predictor: Predictor, answers: Sequence[Answer]) -
     text = io.StringIO()
     if path.suffix.lower() == ".csv":
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([*COLUMNS, "model", "model_sha256"])
-        writer.writerows([_cell(row[name]) for name in (*COLUMNS, "model", "model_sha256")] for row in rows)
+        writer.writerow(COLUMNS)
+        writer.writerows([_cell(row[name]) for name in COLUMNS] for row in rows)
     else:
         text.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_bytes(path, text.getvalue().encode())
@@ -113,8 +112,7 @@ def explain_picture(
         raise UsageError(f"{place} holds {len(items):,} pictures; explain takes one")
     predictor = Predictor(model, views=views, few=True)
     explanation = explain(predictor, items[0].read(), items[0].details, items[0].name)
-    footer = f"Model {predictor.bundle.name}. {RESEARCH_ONLY}"
-    write_bytes(out, sheet(explanation, items[0].name, footer))
+    write_bytes(out, sheet(explanation, items[0].name, f"{predictor.worth}. {RESEARCH_ONLY}"))
     with replacing(out.with_suffix(".npy")) as aside:
         np.save(aside, np.asarray(explanation.answer.activation_map))
     return explanation
@@ -146,6 +144,8 @@ def _line(answer: Answer, *, in_full: bool) -> str:
 def _cell(value: Any) -> Any:
     if isinstance(value, list):
         return "; ".join(value)
+    if isinstance(value, dict):
+        return json.dumps(value)
     if isinstance(value, str) and value[:1] in "=+-@\t\r":  # a spreadsheet would run it
         return f"'{value}"
     return "" if value is None else value

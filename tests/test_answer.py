@@ -35,7 +35,13 @@ def test_predict_prints_a_table_and_what_it_is_worth(judged: Run, lesions: list[
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["picture", "answer", "probability"]
-    assert all(path.name in line for path, line in zip(lesions, lines[1:4], strict=False))
+    answers = Predictor(judged.folder, few=True).answer(lesions[:3], maps=False)
+    for path, answer in zip(lesions[:3], answers, strict=True):
+        (place,) = (number for number, line in enumerate(lines) if path.name in line)
+        assert answer.status in lines[place]
+        if answer.probability is not None:
+            told = " ".join(lines[place + 1 : place + 5]).split()
+            assert told[:6] == answer.words.split()[:6], "a few are told in words"
     assert "3 pictures:" in done.stdout
     assert "AUC" in done.stdout and "held-out patients" in done.stdout
     assert lines[-1] == RESEARCH
@@ -50,7 +56,10 @@ def test_predict_goes_on_after_a_bad_file_and_its_exit_code_says_so(
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [one["status"] == "error" for one in answers] == [True, False, False]
     assert "bad.jpg" in answers[0]["error"]
-    assert all(one["use"] == RESEARCH and one["model"] == "drawn" for one in answers)
+    area = json.loads(judged.metrics.read_text())["auc"]
+    for one in answers:
+        assert (one["use"], one["model"]) == (RESEARCH, "drawn")
+        assert one["model_auc"] == {name: area[name] for name in ("value", "low", "high")}
     assert "1 of the pictures could not be read" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -127,7 +136,8 @@ def test_explain_writes_a_picture_and_the_map_as_an_array(judged: Run, lesions: 
     done = melanoma("explain", lesions[0], "--model", judged.folder, "--out", out, "--age", "50")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == RESEARCH
-    assert Image.open(out).width > 1000
+    with Image.open(out) as drawn:
+        assert drawn.width > 1000
     saved = np.load(out.with_suffix(".npy"))
     assert saved.dtype == np.float32 and saved.ndim == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lesion.npy", "lesion.png"]

@@ -60,7 +60,7 @@ def test_predict_answers_as_the_predictor_does_in_the_order_of_the_pictures(
     assert response.status_code == 200
     found = response.json()
     assert (found["model"], found["use"]) == ("drawn", RESEARCH)
-    assert found["model_sha256"] == predictor.bundle.sha256
+    assert {name: found[name] for name in predictor.source} == predictor.source
     expected = predictor.answer(chosen, maps=False)
     for one, offline, path in zip(found["answers"], expected, chosen, strict=True):
         assert (one["name"], one["status"], one["label"]) == (path.name, offline.status, offline.label)

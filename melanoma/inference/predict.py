@@ -20,7 +20,7 @@ from melanoma.evaluation.recalibration import rebased
 from melanoma.images.decode import UInt8Array, as_image, decode_sized
 from melanoma.images.filters import prepare, process
 from melanoma.inference.assess import THUMBNAIL_PX
-from melanoma.inference.bundle import Bundle, read_bundle
+from melanoma.inference.bundle import RESEARCH_ONLY, Bundle, read_bundle
 from melanoma.inference.engine import Batch, Engine, choose
 from melanoma.machine import release
 
@@ -304,6 +304,24 @@ class Predictor:
             f"{said} {place} the operating point that found {100 * found:.0f} % of the melanomas and passed "
             f"{100 * passed:.0f} % of the benign lesions of patients whom the networks had not seen."
         )
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """Tell where an answer comes from, as plain values: it goes with every one of them."""
+        area = self.bundle.description["figures"]["auc"]
+        auc = {name: area[name] for name in ("value", "low", "high")}
+        return {
+            "model": self.bundle.name, "model_sha256": self.bundle.sha256, "model_auc": auc, "use": RESEARCH_ONLY,
+        }  # fmt: skip
+
+    @property
+    def worth(self) -> str:
+        """Say in a line which model answers and what it reached."""
+        area = self.bundle.description["figures"]["auc"]
+        if area["value"] is None:
+            return f"model {self.bundle.name}, whose AUC is not known: too few images were held out"
+        between = "" if area["low"] is None else f" ({area['low']:.3f} to {area['high']:.3f})"
+        return f"model {self.bundle.name}: AUC {area['value']:.3f}{between} on held-out patients"
 
     @property
     def operating_point(self) -> dict[str, Any] | None:

@@ -147,7 +147,7 @@ def _add_answers(app: FastAPI, service: Service, metrics: Metrics) -> None:
     async def predict(request: Request) -> dict[str, Any]:
         answers, _ = await service.answers(request, "images", MOST_PICTURES, maps=False)
         metrics.count(answers)
-        return {**_source(service.predictor), "answers": [one.to_json() for one in answers]}
+        return {**service.predictor.source, "answers": [one.to_json() for one in answers]}
 
     @app.post(
         "/explain", response_model=Explained, summary="Answer for one picture, with where the network looked",
@@ -192,7 +192,7 @@ def model_facts(predictor: Predictor, details: Details) -> dict[str, Any]:
         edges = sorted((answers["conformal"].melanoma_from, answers["conformal"].benign_upto))
         between = [predictor.calibrated(min(max(edge, 0.0), 1.0), details) for edge in edges]
     return {
-        **_source(predictor),
+        **predictor.source,
         "name": bundle.name,
         "version": version("melanoma"),
         "sha256": bundle.sha256,
@@ -222,21 +222,17 @@ def model_facts(predictor: Predictor, details: Details) -> dict[str, Any]:
     }
 
 
-def _source(predictor: Predictor) -> dict[str, Any]:
-    return {"model": predictor.bundle.name, "model_sha256": predictor.bundle.sha256, "use": RESEARCH_ONLY}
-
-
 def _drawn(predictor: Predictor, answer: Answer, content: bytes, as_picture: bool) -> Any:
     """Draw an answer with its map: a PNG, or the parts of it as JSON."""
     original, image = decode(content, SHOWN_PX, answer.name), predictor.read(answer.name, content).images[0]
     explanation = Explanation(answer, original, image, logit(predictor.answers["threshold"]))
     centred = predictor.bundle.runs[0]["images"].crop == "centre"
     if as_picture:
-        footer = f"Model {predictor.bundle.name}. {RESEARCH_ONLY}"
-        return Response(sheet(explanation, answer.name, footer), media_type="image/png")
+        drawn = sheet(explanation, answer.name, f"{predictor.worth}. {RESEARCH_ONLY}")
+        return Response(drawn, media_type="image/png")
     shares = answer.activation_map
     return {
-        **_source(predictor),
+        **predictor.source,
         "answer": answer.to_json(),
         "picture_png": base64.b64encode(png(_framed(original, centred=centred))).decode(),
         "image_png": base64.b64encode(png(image)).decode(),

@@ -74,11 +74,20 @@ class AnswerOut(BaseModel):
     height: int | None
 
 
+class Area(BaseModel):
+    """The model's AUC on held-out patients, with its interval; blank where it is not known."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
 class Predicted(BaseModel):
     """Answers in the order of the pictures."""
 
     model: str
     model_sha256: str
+    model_auc: Area
     use: str
     answers: list[AnswerOut]
 
@@ -88,6 +97,7 @@ class Explained(BaseModel):
 
     model: str
     model_sha256: str
+    model_auc: Area
     use: str
     answer: AnswerOut
     picture_png: str = Field(description="base64: the picture upright, made small, cut to what the network saw of it")
