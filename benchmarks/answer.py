@@ -113,7 +113,7 @@ def equality(run: Path) -> None:
     from melanoma import pipeline
     from melanoma.inference.bundle import read_bundle
     from melanoma.inference.engine import Choice, Engine, choose
-    from melanoma.inference.predict import score
+    from melanoma.inference.scoring import score
     from melanoma.runs import open_run
 
     opened, bundle = open_run(run), read_bundle(run)

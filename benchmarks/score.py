@@ -78,7 +78,7 @@ def ours(engine: str = "auto", precision: str = "auto") -> turns.Stack:
     def stack(options: argparse.Namespace) -> turns.Work:
         del options
         from melanoma.inference.engine import Engine, choose
-        from melanoma.inference.predict import score
+        from melanoma.inference.scoring import score
 
         pixels = np.lib.format.open_memmap(FOLDER / f"{engine}-{precision}.npy", "w+", np.uint8, images().shape)
         pixels[:] = images()

@@ -94,6 +94,7 @@ def main() -> None:
     assert process.stderr is not None
     told = re.search(r"on (http://\S+);", process.stderr.readline())
     assert told, "the service did not start"
+    threading.Thread(target=process.stderr.read, daemon=True).start()  # a full pipe would stop it
     load = Load(told[1], [body(Path(item.name).name, item.read()) for item in items], offline)
     started = time.perf_counter()
     until = started + given.seconds

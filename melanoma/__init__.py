@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from melanoma.report.figures import plot as plot
     from melanoma.runs import open_run as open_run
 
+RESEARCH_ONLY = "Research use only. Not a medical device. Not for diagnosis."
 _PLACES = {
     "Details": "melanoma.inference.predict",
     "MelanomaError": "melanoma.errors",

@@ -1,20 +1,19 @@
 """Pictures to answers on the command line: a table or JSON lines for many, a picture of the map for one."""
 
 import csv
-import io
 import json
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from melanoma import RESEARCH_ONLY
 from melanoma.errors import UsageError
 from melanoma.files import replacing, write_bytes
-from melanoma.inference.bundle import RESEARCH_ONLY
 from melanoma.inference.inputs import Item, find_pictures
 from melanoma.inference.predict import ERROR, FEW, Answer, Details, Predictor, in_percent
 
@@ -50,21 +49,27 @@ def answer_pictures(
 def print_answers(
     predictor: Predictor, answers: Iterator[Answer], *, as_json: bool = False, out: Path | None = None
 ) -> int:
-    """Print answers as they come, and write them to `out`, a .csv or .jsonl, where given. Return how many failed."""
+    """Print answers as they come, and write them to `out`, a .csv or .jsonl, where given. Return how many failed.
+
+    `out` appears whole at the end, or not at all. Raises UsageError where it is of another kind, MelanomaError where
+    it cannot be written: before anything is answered.
+    """
     if out is not None and out.suffix.lower() not in (".csv", ".jsonl"):
         raise UsageError(f"--out {out} must end with .csv or .jsonl")
-    every: list[Answer] = []
+    counts, remarks = Counter[str](), dict[str, None]()
+    with ExitStack() as stack:
+        write = _writer(stack.enter_context(replacing(out)), stack) if out else lambda row: None
+        if not as_json:
+            print(f"{'picture':<{NAME_WIDTH}} {'answer':<15} {'probability':>11}")
+        for one in answers:
+            row = told(predictor, one)
+            print(json.dumps(row, ensure_ascii=False) if as_json else _line(one, in_full=predictor.few), flush=True)
+            write(row)
+            counts[one.status] += 1
+            remarks |= dict.fromkeys(one.remarks)
     if not as_json:
-        print(f"{'picture':<{NAME_WIDTH}} {'answer':<15} {'probability':>11}")
-    for one in answers:
-        shown = json.dumps(told(predictor, one), ensure_ascii=False) if as_json else _line(one, in_full=predictor.few)
-        print(shown, flush=True)
-        every.append(one)
-    if not as_json:
-        print(f"\n{summary(predictor, every)}")
-    if out is not None:
-        write_answers(out, predictor, every)
-    return sum(one.status == ERROR for one in every)
+        print(f"\n{summary(predictor, counts, list(remarks))}")
+    return counts[ERROR]
 
 
 def told(predictor: Predictor, answer: Answer) -> dict[str, Any]:
@@ -72,28 +77,24 @@ def told(predictor: Predictor, answer: Answer) -> dict[str, Any]:
     return {**answer.to_json(), **predictor.source}
 
 
-def summary(predictor: Predictor, answers: Sequence[Answer]) -> str:
+def summary(predictor: Predictor, counts: Mapping[str, int], remarks: Sequence[str]) -> str:
     """Say what stands above, and what it is worth, in a few lines."""
-    counts = ", ".join(f"{count:,} {status}" for status, count in Counter(one.status for one in answers).items())
-    lines = [f"{len(answers):,} picture{'s' * (len(answers) != 1)}: {counts}"]
-    lines += [f"note: {remark}" for remark in dict.fromkeys(text for one in answers for text in one.remarks)]
+    every = sum(counts.values())
+    lines = [f"{every:,} picture{'s' * (every != 1)}: " + ", ".join(f"{one:,} {name}" for name, one in counts.items())]
+    lines += [f"note: {remark}" for remark in remarks]
     share = predictor.answers["prevalence"]
     held = "" if share is None else f"; probabilities hold where {100 * share:.1f} % are melanomas, or for --prevalence"
-    lines.append(f"{predictor.worth}{held}")
-    return "\n".join([*lines, RESEARCH_ONLY])
+    return printable("\n".join([*lines, f"{predictor.worth}{held}", RESEARCH_ONLY]))
 
 
-def write_answers(path: Path, predictor: Predictor, answers: Sequence[Answer]) -> None:
-    """Write answers whole or not at all: a CSV row, or a JSON line, each."""
-    rows = [told(predictor, one) for one in answers]
-    text = io.StringIO()
-    if path.suffix.lower() == ".csv":
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows([_cell(row[name]) for name in COLUMNS] for row in rows)
-    else:
-        text.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_bytes(path, text.getvalue().encode())
+def _writer(path: Path, stack: ExitStack) -> Callable[[dict[str, Any]], object]:
+    """Open a file of answers: what is given is a CSV row each, or a line of JSON."""
+    file = stack.enter_context(path.open("w", encoding="utf-8", newline=""))
+    if path.suffix.lower() == ".jsonl":
+        return lambda row: file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    return lambda row: writer.writerow([_cell(row[name]) for name in COLUMNS])
 
 
 def explain_picture(
@@ -130,22 +131,26 @@ def _counted(predictor: Predictor, items: list[Item], counting: Counting | None)
 
 
 def _line(answer: Answer, *, in_full: bool) -> str:
-    name = "".join(letter if letter.isprintable() else "?" for letter in answer.name)
+    name = printable(answer.name)
     if len(name) > NAME_WIDTH:
         name = f"...{name[3 - NAME_WIDTH :]}"
     shown = "" if answer.probability is None else in_percent(answer.probability)
-    reason = answer.error or "; ".join(answer.reasons)
+    reason = printable(answer.error or "; ".join(answer.reasons))
     line = f"{name:<{NAME_WIDTH}} {answer.status:<15} {shown:>11}{f'  {reason}' if reason else ''}"
     if not in_full or answer.probability is None:
         return line
     return f"{line}\n{textwrap.fill(answer.words, 100, initial_indent='  ', subsequent_indent='  ')}"
 
 
+def printable(text: str) -> str:
+    """Replace whatever could move a terminal's cursor, line ends apart."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
+
+
 def _cell(value: Any) -> Any:
-    if isinstance(value, list):
-        return "; ".join(value)
     if isinstance(value, dict):
         return json.dumps(value)
-    if isinstance(value, str) and value[:1] in "=+-@\t\r":  # a spreadsheet would run it
-        return f"'{value}"
-    return "" if value is None else value
+    text = "; ".join(value) if isinstance(value, list) else value
+    if isinstance(text, str) and text.startswith(("=", "+", "-", "@", "\t", "\r")):  # a spreadsheet would run it
+        return f"'{text}"
+    return "" if text is None else text

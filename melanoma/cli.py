@@ -4,6 +4,7 @@ Heavy imports stand inside the commands, so that `--help` is quick.
 """
 
 import json as json_format
+import os
 import shlex
 import signal
 import sys
@@ -13,16 +14,16 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
+from melanoma import RESEARCH_ONLY
 from melanoma.errors import DataError, MelanomaError, UsageError
 
-EPILOGUE = "Research use only. Not a medical device. Not for diagnosis."
 INTERRUPTED = 130
 _resumable: list[Path] = []  # the run at work: an interrupt tells how to go on with it
 
 app = App(
     name="melanoma",
     help="Train, judge and use melanoma classifiers on skin-lesion photographs.",
-    help_epilogue=EPILOGUE,
+    help_epilogue=RESEARCH_ONLY,
     version=lambda: version("melanoma"),
     print_error=False,
     exit_on_error=False,
@@ -352,7 +353,7 @@ def explain(
     explained = explain_picture(picture, model, out, Details(age, sex, site, prevalence), views)
     print(explained.answer.words)
     print(out)
-    print(EPILOGUE)
+    print(RESEARCH_ONLY)
 
 
 @app.command
@@ -447,7 +448,7 @@ def _print_result(opened: Any, as_json: bool) -> None:
     print(f"report: {opened.report}")
     if opened.submission.exists():
         print(f"submission: {opened.submission}")
-    print(EPILOGUE)
+    print(RESEARCH_ONLY)
 
 
 def main() -> None:
@@ -465,6 +466,9 @@ def _exit_code() -> int:
     except MelanomaError as error:
         print(f"melanoma: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # who reads has enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return MelanomaError.exit_code
     except KeyboardInterrupt:
         go_on = f"; go on with: melanoma resume {_resumable[-1]}" if _resumable else ""
         print(f"\nmelanoma: interrupted{go_on}", file=sys.stderr)

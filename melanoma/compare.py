@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from melanoma import RESEARCH_ONLY
 from melanoma.errors import DataError, MelanomaError, UsageError, listed
 from melanoma.evaluation import metrics
 from melanoma.evaluation.answers import SENSITIVITIES
@@ -31,11 +32,10 @@ from melanoma.evaluation.intervals import (
 )
 from melanoma.evaluation.recalibration import parts_by_patient
 from melanoma.files import write_json
-from melanoma.inference.assess import Likeness
+from melanoma.inference.assess import Gate
 from melanoma.inference.bundle import SUMS, Bundle, write_bundle
 from melanoma.inference.submission import write_submission
 from melanoma.judge import judge_file, read_predictions, told, write_table
-from melanoma.report.card import RESEARCH_USE
 from melanoma.runs import Run, open_run
 
 SCHEMA_VERSION = 1
@@ -163,32 +163,50 @@ def blend_runs(folders: Sequence[Path], out: Path, *, seed: int = 0) -> dict[str
     return found
 
 
+LIMIT_OF_A_MEAN = (
+    "The figures are of the mean over runs, in each of which one network judged patients that it was not trained on; "
+    "where a run has several networks they answer together, which was not measured and is rarely worse."
+)
+
+
 # ---- one bundle from several runs ------------------------------------------------------------------------------------
+
+
+def check_bundling(runs: Sequence[Run], folder: Path) -> None:
+    """Raise UsageError or DataError where the runs cannot become one bundle in `folder`: before any work is done."""
+    own = {run.folder.resolve() for run in runs}
+    if (folder.exists() and not (folder / SUMS).is_file()) or folder.resolve() in own:
+        raise UsageError(f"{folder} is there already and is no bundle; give another folder")
+    names = _names([run.folder for run in runs])
+    if len({json.loads(run.data.read_text())["folder"] for run in runs}) > 1:
+        raise DataError(f"{listed(names)} are not of one dataset folder, so their mean cannot be judged")
+    if len({run.settings().images.crop for run in runs}) > 1:
+        raise DataError(
+            f"{listed(names)} cut pictures differently (images.crop), so their maps cannot be laid together"
+        )
 
 
 def bundle_runs(runs: Sequence[Run], bundles: Sequence[Bundle], folder: Path) -> Bundle:
     """Write the bundles of several runs as one, judged anew: each run's probability counts alike.
 
     Calibration, thresholds and figures are of the mean, on the images that every run has held out; the report is
-    written beside `folder`. Raises DataError where the runs are not of one dataset.
+    written beside `folder`. Raises as `check_bundling` does.
     """
-    if (folder.exists() and not (folder / SUMS).is_file()) or folder.resolve() in {
-        run.folder.resolve() for run in runs
-    }:
-        raise UsageError(f"{folder} is there already and is no bundle; give another folder")
+    check_bundling(runs, folder)
     names = _names([run.folder for run in runs])
     rows, remarks = common_rows([_predictions(run.folder) for run in runs], names)
     settings, data = runs[0].settings(), json.loads(runs[0].data.read_text())["folder"]
-    if any(json.loads(run.data.read_text())["folder"] != data for run in runs):
-        raise DataError(f"{listed(names)} are not of one dataset folder, so their mean cannot be judged")
     report = folder.with_name(f"{folder.name}-report")
     predictions = report / "predictions.csv"
     mean = rows[["image_name", "patient_id"]].assign(probability=rows[names].mean(axis=1))
     write_table(predictions, mean)
     judged = judge_file(predictions, Path(data), report, settings, command=f"melanoma export {' '.join(names)}")
-    description: dict[str, Any] = {**bundles[0].description, "name": folder.name, "runs": [], "networks": []}
+    facts = told(json.loads(judged.metrics.read_text()), json.loads(judged.calibration.read_text()), settings)
+    facts["figures"]["limits"] = [LIMIT_OF_A_MEAN, *facts["figures"]["limits"][1:]]
+    gate, gate_facts = _gate_of(bundles)
+    description: dict[str, Any] = {**bundles[0].description, **facts, "name": folder.name, "gate": gate_facts}
+    description |= {"runs": [], "networks": []}
     files: list[Path] = []
-    likeness: list[Likeness] = []
     with TemporaryDirectory() as aside:
         for place, (name, bundle) in enumerate(zip(names, bundles, strict=True)):
             description["runs"] += [{**run, "name": name} for run in bundle.description["runs"]]
@@ -198,20 +216,23 @@ def bundle_runs(runs: Sequence[Run], bundles: Sequence[Bundle], folder: Path) ->
                 shutil.copyfile(bundle.folder / network["file"], Path(aside) / renamed["file"])
                 files.append(Path(aside) / renamed["file"])
                 description["networks"].append(renamed)
-            likeness += bundle.gate.likeness if bundle.gate else ()
-        gate = bundles[0].gate
-        if gate is not None and len(likeness) == len(files):
-            gate = replace(gate, likeness=tuple(likeness))
-        else:
-            gate, description["gate"] = None, {"reason": "not every run has one"}
-        description |= told(
-            json.loads(judged.metrics.read_text()), json.loads(judged.calibration.read_text()), settings
-        )
         cards = [run.card.read_text(encoding="utf-8") for run in runs]
-        head = f"# {folder.name}: {len(runs)} runs, {len(files)} networks\n\n{RESEARCH_USE}\n\n" + "".join(
+        head = f"# {folder.name}: {len(runs)} runs, {len(files)} networks\n\n{RESEARCH_ONLY}\n\n" + "".join(
             f"- {remark}\n" for remark in [*remarks, *description["figures"]["limits"]]
         )
         return write_bundle(folder, files, description, "\n".join([head, *cards]), gate)
+
+
+def _gate_of(bundles: Sequence[Bundle]) -> tuple[Gate | None, dict[str, Any]]:
+    """Let the first bundle's gate know the features of all networks; no gate where a run has none."""
+    gates = [bundle.gate for bundle in bundles]
+    known = [gate for gate in gates if gate is not None]
+    if len(known) < len(gates):
+        return None, {"reason": "not every run has one"}
+    likeness = tuple(likeness for gate in known for likeness in gate.likeness)
+    shares = [bundle.description["gate"]["kept"] for bundle in bundles]
+    told = {"images": None, "kept": min(shares), "reason": "the least of what each run's own gate keeps"}
+    return replace(known[0], likeness=likeness), told
 
 
 def blend_summary(found: dict[str, Any]) -> str:

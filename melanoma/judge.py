@@ -252,7 +252,12 @@ def _new_answers(answers: Answers, probability: NDArray[np.float64]) -> dict[str
 
 def told(metrics: Mapping[str, Any], calibration: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
     """Pick what a bundle tells of itself: its `answers` and its out-of-fold `figures`, ready for JSON."""
-    points = [point for point in metrics["operating_points"] if point["threshold"] is not None]
+    points = [
+        point
+        for point in metrics["operating_points"]
+        if point["threshold"] is not None
+        and all(point[name]["value"] is not None for name in ("sensitivity", "specificity"))
+    ]
     wanted = next((point for point in points if point["wanted_sensitivity"] == OPERATING_POINT), None)
     learned = ("calibrator", "conformal", "prevalence", "prevalence_of_the_data", "context")
     answers = {

@@ -8,6 +8,8 @@ import ctypes
 import mmap
 import os
 import sys
+import threading
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,28 @@ def processor_flags() -> list[str]:
     except OSError:
         return []
     return next((line.split() for line in lines if line.startswith("flags")), [])
+
+
+class Budget:
+    """An amount that threads share: who wants more than is left waits until others give theirs back."""
+
+    def __init__(self, most: int) -> None:
+        self._most = self._left = most
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def taking(self, amount: int) -> Iterator[None]:
+        """Hold some of it, at most all."""
+        amount = min(amount, self._most)
+        with self._changed:
+            self._changed.wait_for(lambda: self._left >= amount)
+            self._left -= amount
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += amount
+                self._changed.notify_all()
 
 
 def installed_version(package: str) -> str:

@@ -18,15 +18,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from melanoma.compare import bundle_runs, noise_in_words, noise_of
+from melanoma import RESEARCH_ONLY
+from melanoma.compare import bundle_runs, check_bundling, noise_in_words, noise_of
 from melanoma.config import Settings, load_settings
 from melanoma.data.cache import Cache
 from melanoma.data.encode import Encoder
 from melanoma.errors import MelanomaError, MissingExtraError, ModelError
 from melanoma.files import replacing_folder, sha256, write_json
-from melanoma.inference.bundle import RESEARCH_ONLY, SUMS, Bundle, code_hash, read_bundle, write_bundle
+from melanoma.inference.bundle import SUMS, Bundle, code_hash, read_bundle, write_bundle
 from melanoma.inference.engine import Engine, choose
-from melanoma.inference.predict import score
+from melanoma.inference.scoring import score
 from melanoma.inference.submission import examine_submission, write_submission
 from melanoma.judge import judge_run, read_predictions, told, write_table
 from melanoma.machine import cores, installed_version
@@ -278,8 +279,7 @@ def seal(run: Run, settings: Settings, prepared: Prepared) -> Bundle:
         )
     description |= told(json.loads(run.metrics.read_text()), json.loads(run.calibration.read_text()), settings)
     description["runs"][0]["views"] = settings.evaluate.views  # those of the scores that were judged
-    every = sorted(run.bundle.glob("*.onnx"))
-    return write_bundle(run.bundle, every, description, run.card.read_text(encoding="utf-8"), gate)
+    return write_bundle(run.bundle, bundle.network_files, description, run.card.read_text(encoding="utf-8"), gate)
 
 
 def export_judged(run: Run, settings: Settings, prepared: Prepared) -> Bundle:
@@ -298,6 +298,7 @@ def export_runs(runs: Sequence[Run], folder: Path) -> Bundle:
     The mean is judged on the images that every run has held out; its report is written beside `folder`.
     Raises DataError where the runs are not of one dataset, or share too few held-out images.
     """
+    check_bundling(runs, folder)
     bundles = []
     for run in runs:
         with run.held():

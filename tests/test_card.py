@@ -5,7 +5,8 @@ import re
 import pytest
 from test_report import HOSTILE, SETTINGS, evaluated, predicted
 
-from melanoma.report.card import RESEARCH_USE, model_card
+from melanoma import RESEARCH_ONLY
+from melanoma.report.card import model_card
 
 SECTIONS = ["Details", "Intended use", "Data", "Results", "Answers", "Subgroups", "Ethical considerations", "Limits"]
 
@@ -25,7 +26,7 @@ def card(kind: str = "usual", text: str = "torso") -> str:
 def test_every_section_is_there_with_the_measured_figures() -> None:
     written, found = card(), evaluated(predicted().assign(site="torso", sex=["male", "female"] * 100))
     assert [line[3:] for line in written.splitlines() if line.startswith("## ")][: len(SECTIONS)] == SECTIONS
-    assert RESEARCH_USE in written
+    assert RESEARCH_ONLY in written
     area, control = found["auc"], found["control"]["auc"]
     for figure in (area, control):
         assert f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})" in written

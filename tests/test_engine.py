@@ -12,7 +12,7 @@ from melanoma.config import settings_from
 from melanoma.errors import MissingExtraError, ModelError, UsageError
 from melanoma.inference import engine as engines
 from melanoma.inference.engine import OUTPUTS, Choice, Engine, choose
-from melanoma.inference.predict import dihedral, score, sigmoid
+from melanoma.inference.scoring import dihedral, score, sigmoid
 from melanoma.models.backend import BACKEND, keras
 from melanoma.models.classifier import answering, build_classifier
 from melanoma.training.export import write_onnx
@@ -245,7 +245,7 @@ socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
 import numpy as np
 from melanoma.inference.bundle import read_bundle
 from melanoma.inference.engine import Engine, choose
-from melanoma.inference.predict import score
+from melanoma.inference.scoring import score
 images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
 engine = Engine(Path(sys.argv[1]), choose(sys.argv[2]))
 assert score(engine, images, np.arange(6), views=8).shape == (6,)

@@ -11,7 +11,8 @@ from PIL import Image
 from melanoma.config import settings_from
 from melanoma.errors import DataError
 from melanoma.inference.explain import explain, logit, overlaid, png, sheet
-from melanoma.inference.predict import Details, Predictor, dihedral, in_percent, laid_back
+from melanoma.inference.predict import Details, Predictor, in_percent
+from melanoma.inference.scoring import dihedral, laid_back
 from melanoma.models.backend import BACKEND, keras
 from melanoma.models.classifier import answering, build_classifier
 from melanoma.runs import Run

@@ -16,8 +16,8 @@ from melanoma.data.clutter import draw_clutter
 from melanoma.data.synthetic import make_dataset
 from melanoma.errors import ModelError
 from melanoma.images.decode import decode
-from melanoma.images.filters import process
-from melanoma.inference.assess import LOOKS, THUMBNAIL_PX, Gate, Likeness, lab, looks, quadratic, qualities, unit
+from melanoma.images.filters import THUMBNAIL_PX, process
+from melanoma.inference.assess import LOOKS, Gate, Likeness, lab, looks, quadratic, qualities, unit
 from melanoma.training.gate import FEWEST, Lesions, chosen_lesions, learn_gate
 
 Pixels = NDArray[np.uint8]

@@ -119,6 +119,7 @@ def test_the_map_lies_over_the_picture_as_much_as_the_slider_says(page: Page, pi
     assert over.evaluate("one => getComputedStyle(one).opacity") == "0"
     expect(card.locator(".note")).to_be_hidden()
     slider.fill("70")
+    assert slider.get_attribute("aria-valuetext") == "70 % of the map"
     assert over.evaluate("one => getComputedStyle(one).opacity") == "0.7"
     assert over.bounding_box() == picture.bounding_box()
     assert over.evaluate("one => one.naturalWidth") == 32
@@ -217,20 +218,35 @@ def test_another_age_and_another_prevalence_change_what_is_shown(page: Page, pic
     expect(page.locator("#prevalence-hint")).to_contain_text("Probabilities hold where 0.5 %")
 
 
-def test_an_age_that_cannot_be_is_refused_on_the_page(page: Page) -> None:
+def test_with_an_age_that_cannot_be_nothing_is_asked_and_nothing_old_is_shown(page: Page, pictures: list[Path]) -> None:
+    give(page, pictures[0])
+    card = cards(page, 1).first
     field = page.get_by_label("Age, years")
     field.fill("400")
     field.press("Tab")
     assert field.evaluate("one => !one.checkValidity()")
+    expect(card.locator(".badge")).to_have_text("Waiting")
+    expect(card.locator(".probability")).to_be_hidden()
+    field.fill("40")
+    field.press("Tab")
+    expect(card.locator(".probability")).to_be_visible()
 
 
-def test_a_service_that_is_gone_is_a_sentence(browser: Browser, judged: Run, pictures: list[Path]) -> None:
+def test_a_service_that_is_gone_is_a_sentence_and_no_old_answer_stays(
+    browser: Browser, judged: Run, pictures: list[Path]
+) -> None:
     page = browser.new_context().new_page()
     with serving(judged.folder) as service:
         page.goto(service.address)
         expect(page.locator("#model")).to_be_visible()
-    give(page, pictures[0])
+        give(page, pictures[0])
+        cards(page, 1)
+    page.get_by_label("Age, years").fill("50")
+    page.get_by_label("Age, years").press("Tab")
     expect(page.locator("article")).to_contain_text("the service cannot be reached")
+    expect(page.locator("#trouble")).to_be_visible()
+    expect(page.locator("article .probability")).to_be_hidden()
+    expect(page.locator("article .judged")).to_be_hidden()
     page.context.close()
 
 
@@ -273,7 +289,9 @@ def tabbed_to(page: Page, wanted: Locator) -> None:
 def test_a_screen_reader_hears_what_was_answered(page: Page, pictures: list[Path]) -> None:
     give(page, pictures[0])
     cards(page, 1)
-    expect(page.get_by_role("status")).to_have_text("1 of 1 answered.")
+    card = page.locator("article")
+    heard = f"1 of 1 answered. b: {card.locator('.badge').text_content()}, {card.locator('.number').text_content()}."
+    expect(page.get_by_role("status")).to_have_text(heard)
     expect(page.get_by_role("article", name="b")).to_be_visible()
     expect(page.get_by_role("img", name="Scale of probabilities")).to_be_visible()
     expect(page.get_by_role("button", name="Remove b")).to_be_visible()

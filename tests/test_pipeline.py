@@ -22,8 +22,8 @@ from melanoma.evaluation.metrics import auc
 from melanoma.evaluation.recalibration import Calibrator
 from melanoma.inference.bundle import read_bundle
 from melanoma.inference.engine import Engine, choose
-from melanoma.inference.predict import dihedral, score
 from melanoma.inference.robustness import CHANGES, changed_scores
+from melanoma.inference.scoring import dihedral, score
 from melanoma.runs import Run
 from melanoma.training.progress import Interrupted, TrainingProgress
 

@@ -19,7 +19,8 @@ from melanoma.files import sha256, write_json
 from melanoma.images.decode import decode
 from melanoma.inference.bundle import SUMS, read_bundle
 from melanoma.inference.engine import Engine
-from melanoma.inference.predict import Details, Predictor, dihedral, sigmoid
+from melanoma.inference.predict import Details, Predictor
+from melanoma.inference.scoring import dihedral, sigmoid
 from melanoma.runs import Run
 
 HEAVY = ("keras", "torch", "jax", "tensorflow", "pandas", "sklearn", "scipy", "matplotlib")

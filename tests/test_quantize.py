@@ -13,7 +13,7 @@ from melanoma.data.synthetic import make_dataset
 from melanoma.errors import ModelError
 from melanoma.inference.bundle import read_bundle
 from melanoma.inference.engine import Choice, Engine
-from melanoma.inference.predict import sigmoid
+from melanoma.inference.scoring import sigmoid
 from melanoma.models.backend import BACKEND
 from melanoma.runs import Run
 from melanoma.training import quantize

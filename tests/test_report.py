@@ -135,7 +135,7 @@ def test_what_is_undefined_is_null_with_its_reason_and_the_page_is_still_written
     assert found["difference"]["reason"] or kind in ("perfect", "constant")
     text = written(tmp_path, content(predictions, mistakes=predictions[:0], mistake_images=[], mistake_maps=[]))
     assert not re.search(r"\bnan\b|\bNone\b", Page(text).text)
-    assert report.RESEARCH_USE in text
+    assert report.RESEARCH_ONLY in text
 
 
 def test_every_patient_once_is_judged_by_delong_and_one_fold_is_held_out() -> None:
@@ -181,7 +181,7 @@ def test_the_headline_has_network_control_intervals_and_the_warning(tmp_path: Pa
     for figure in (given.metrics["auc"], given.metrics["control"]["auc"]):
         assert f"{figure['value']:.3f}" in text
         assert f"95 % interval {figure['low']:.3f} to {figure['high']:.3f}" in text
-    for part in (report.RESEARCH_USE, "first run", "AUC on all rows", "3 images have no site.", "melanoma run DATA"):
+    for part in (report.RESEARCH_ONLY, "first run", "AUC on all rows", "3 images have no site.", "melanoma run DATA"):
         assert part in text
     assert "Fold by fold" in text
     assert all(limit in text for limit in report.LIMITS)

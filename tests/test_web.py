@@ -6,7 +6,7 @@ import io
 import json
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,7 @@ def test_what_is_known_of_the_patient_and_the_clinic_counts(
     known = {"age_years": "85", "sex": "male", "site": "Head/Neck", "prevalence": "0.01"}
     (answer,) = client.post("/predict", files=[part(lesions[0].read_bytes())], data=known).json()["answers"]
     (offline,) = predictor.answer(lesions[0], Details(85, "male", "head/neck", 0.01), maps=False)
+    assert offline.score is not None, "it is a lesion that is judged"
     assert answer["score"] == pytest.approx(offline.score, abs=1e-6)
     assert answer["probability"] == pytest.approx(offline.probability, abs=1e-6)
 
@@ -190,24 +191,14 @@ def test_explain_takes_one_picture(client: TestClient) -> None:
     assert "Maximum number of files is 1" in problem(client.post("/explain", files=files), 400)
 
 
-def test_a_body_without_a_length_is_counted_as_it_comes_and_not_read_to_its_end(client: TestClient) -> None:
-    given = 0
-
-    def body() -> Iterator[bytes]:
-        nonlocal given
-        yield b'--x\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n'
-        for _ in range(1000):
-            given += 1
-            yield bytes(2**16)
-
-    assert "over 1 MiB" in problem(client.post("/predict", content=body(), headers=FORM), 413)
-
-
-def test_a_body_that_does_not_come_in_time_is_given_up(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forms, "BODY_SECONDS", 0.1)
+def asked(app: FastAPI, messages: Iterable[dict[str, Any]]) -> list[Any]:
+    """What the service sends to a client that sends these messages, and then nothing for a minute."""
     sent: list[Any] = []
+    coming = iter(messages)
 
     async def receive() -> dict[str, Any]:
+        if message := next(coming, None):
+            return message
         await asyncio.sleep(60)
         raise AssertionError("nobody waited so long")
 
@@ -220,7 +211,27 @@ def test_a_body_that_does_not_come_in_time_is_given_up(app: FastAPI, monkeypatch
         "server": ("127.0.0.1", 80), "headers": [(b"content-type", b"multipart/form-data; boundary=x")],
     }  # fmt: skip
     asyncio.run(app(scope, receive, send))  # type: ignore[arg-type]
-    assert sent[0]["status"] == 408
+    return sent
+
+
+def test_a_body_without_a_length_is_counted_as_it_comes_and_not_read_to_its_end(app: FastAPI) -> None:
+    given = 0
+
+    def body() -> Iterator[dict[str, Any]]:
+        nonlocal given
+        first = b'--x\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n'
+        yield {"type": "http.request", "body": first, "more_body": True}
+        for _ in range(1000):
+            given += 1
+            yield {"type": "http.request", "body": bytes(2**16), "more_body": True}
+
+    assert asked(app, body())[0]["status"] == 413
+    assert given == 16
+
+
+def test_a_body_that_does_not_come_in_time_is_given_up(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forms, "BODY_SECONDS", 0.1)
+    assert asked(app, [])[0]["status"] == 408
 
 
 def test_unknown_addresses_and_methods_are_problems_too(client: TestClient) -> None:
@@ -230,14 +241,37 @@ def test_unknown_addresses_and_methods_are_problems_too(client: TestClient) -> N
     assert "prevalence" in problem(client.get("/model", params={"prevalence": "x"}), 422)
 
 
-def test_a_bug_is_told_without_its_details(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_is_told_without_its_details_and_logged_by_its_place(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     def broken(*_: Any) -> None:
         raise ZeroDivisionError("patient Jane")
 
-    with TestClient(create_app(predictor), raise_server_exceptions=False) as client:
+    with TestClient(create_app(predictor)) as client:
         monkeypatch.setattr(predictor, "answer_batch", broken)
-        said = problem(client.post("/predict", files=[part(LESION)]), 500)
+        response = client.post("/predict", files=[part(LESION)])
+        said = problem(response, 500)
+        assert 'status="500"' in client.get("/metrics").text
     assert "bug" in said and "Jane" not in said
+    assert response.headers["x-content-type-options"] == "nosniff"
+    logged = capfd.readouterr().err
+    assert "ZeroDivisionError in " in logged and "Jane" not in logged
+
+
+def test_another_sites_page_may_not_send_pictures(client: TestClient, lesions: list[Path]) -> None:
+    files = [part(lesions[0].read_bytes())]
+    for site, status in (("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)):
+        response = client.post("/predict", files=files, headers={"sec-fetch-site": site})
+        assert response.status_code == status
+    assert "another site" in problem(
+        client.post("/predict", files=files, headers={"sec-fetch-site": "cross-site"}), 403
+    )
+
+
+def test_a_client_that_leaves_while_it_sends_is_no_bug(app: FastAPI, capfd: pytest.CaptureFixture[str]) -> None:
+    sent = asked(app, [{"type": "http.request", "body": b"--x", "more_body": True}, {"type": "http.disconnect"}])
+    assert sent[0]["status"] == 400
+    assert not capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -26,13 +26,12 @@ from melanoma.data.workers import in_order
 from melanoma.errors import DataError, MelanomaError, listed
 from melanoma.files import locked, resuming_folder, write_json
 from melanoma.images.decode import decode_sized
-from melanoma.images.filters import prepare, process
+from melanoma.images.filters import THUMBNAIL_PX, prepare, process
 
 if TYPE_CHECKING:  # imported where it is used: a worker process imports this module, and starts sooner without
     import pandas as pd
 
 IMAGES, THUMBNAILS = "images.npy", "thumbnails.npy"
-THUMBNAIL_PX = 64
 VERSION = 3  # raised when decoding or a filter changes its pixels
 UInt8Array = NDArray[np.uint8]
 

@@ -5,6 +5,7 @@ answer, under any of its names, is refused as a feature.
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -82,6 +83,10 @@ class Encoder:
                 remarks.append(f"{counts.total():,} rows have a {name} not seen in training: {named}; taken as unknown")
         return remarks
 
+    def knows(self, name: str, word: str) -> bool:
+        """Tell whether a sex or a site was seen in training, or is not looked at."""
+        return word in self._words().get(name, (word,))
+
     def to_json(self) -> dict[str, Any]:
         """Give plain values for a JSON file; `from_json` makes an equal encoder of them."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
@@ -110,6 +115,12 @@ class Encoder:
         years = np.asarray(table["age_years"], np.float64)
         blank = np.isnan(years)
         return np.where(blank, self.median_age_years, years), blank
+
+
+def one_site(text: str) -> str:
+    """Spell an anatomical site in one way: case, spaces, and the ISIC site's three kinds of torso, which are one."""
+    words = re.sub(r" ?/ ?", "/", " ".join(text.lower().split()))
+    return re.sub(r"^(?:anterior|posterior|lateral) torso$", "torso", words)
 
 
 def learn_encoder(training_rows: "Table", features: Sequence[str] = FEATURES) -> Encoder:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from melanoma.data.encode import one_site
 from melanoma.errors import DataError, listed
 
 # Our name of a column: the spellings in which it is read, the first one present counts.
@@ -75,7 +76,7 @@ def read_table(path: Path, labelled: bool) -> tuple[pd.DataFrame, list[str]]:
     patients, lesions, patient_remarks = _owners(path, names, _filled(cells["patient_id"]), _filled(cells["lesion_id"]))
     sexes, sex_faults = _sexes(_filled(cells["sex"]))
     ages, age_faults = _ages(_filled(cells["age_years"]))
-    sites = _sites(_filled(cells["site"]))
+    sites = _filled(cells["site"]).map(one_site, na_action="ignore")
     columns = {"image_name": names, "patient_id": patients, "lesion_id": lesions}
     columns |= {"sex": sexes, "age_years": ages, "site": sites}
     faults += name_faults + sex_faults + age_faults
@@ -288,12 +289,6 @@ def _ages(text: pd.Series) -> tuple[pd.Series, list[Fault]]:
     ages = pd.to_numeric(text, errors="coerce").astype("float64")
     wrong = text.notna() & ~ages.between(0, OLDEST_YEARS)
     return ages, _faults(text, wrong, "age_years", f"not a number of years from 0 to {OLDEST_YEARS}")
-
-
-def _sites(text: pd.Series) -> pd.Series:
-    """Unify case and spaces, and the ISIC site's three kinds of torso, which the competition calls one."""
-    words = text.str.lower().str.replace(r"\s+", " ", regex=True).str.replace(r" ?/ ?", "/", regex=True)
-    return words.str.replace(r"^(?:anterior|posterior|lateral) torso$", "torso", regex=True)
 
 
 def _targets(cells: pd.DataFrame, column: str) -> tuple[pd.Series, list[Fault]]:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFile
 
 from melanoma.errors import DataError, MelanomaError, MissingExtraError
+from melanoma.machine import Budget
 
 if TYPE_CHECKING:  # half of all that a program needs to start is pydicom: imported where a file is DICOM
     from pydicom import Dataset
@@ -87,6 +88,7 @@ _EXTRA_PACKAGES = {
     **dict.fromkeys((f"1.2.840.10008.1.2.4.{end}" for end in (90, 91, 201, 202, 203)), "pylibjpeg-openjpeg"),
 }
 
+_AT_ONCE = Budget(MAX_PIXELS)  # pixels that all threads decode at the same time: one may take a gigabyte
 _WARNINGS_LOCK = threading.Lock()  # catch_warnings swaps a list that all threads share
 
 
@@ -114,8 +116,7 @@ def decode_sized(source: bytes | Path, at_least_px: int | None = None, name: str
             return _decode_dicom(source, at_least_px, name)
         image = _opened(source, kind, name)
         size = image.size
-        image = _loaded(image, source, _wanted_size(at_least_px), name)
-        return _to_rgb(_upright(image)), size
+        return _decoded(image, source, _wanted_size(at_least_px), name), size
 
 
 def as_image(image: UInt8Array | str | Path, at_least_px: int | None = None) -> UInt8Array:
@@ -204,8 +205,6 @@ def _opened(data: bytes, kind: str, name: str) -> ImageFile.ImageFile:
         if kind == "PNG":
             image.verify()  # checks every chunk's CRC, and leaves the image unusable
             image = Image.open(io.BytesIO(data), formats=[kind])
-        if kind == "TIFF":
-            image.load()  # may warn of odd tags, and applies the orientation itself
     return image
 
 
@@ -218,20 +217,29 @@ def _wanted_size(at_least_px: int | None) -> Size | None:
     return (math.ceil(SPARE * at_least_px),) * 2 if at_least_px else None
 
 
-def _loaded(
-    image: ImageFile.ImageFile, data: bytes, size: Size | None, name: str, mode: str | None = None
-) -> ImageFile.ImageFile:
+def _decoded(
+    image: ImageFile.ImageFile, data: bytes, size: Size | None, name: str, mode: str | None = None, *, turn: bool = True
+) -> UInt8Array:
+    """Decode an opened image; `mode` keeps the samples as they are stored, `turn` applies the EXIF orientation."""
     image.draft(mode, size)
-    image.load()
+    with _AT_ONCE.taking(image.width * image.height):
+        with _quiet():  # of odd tags in a TIFF, whose orientation is applied here as well
+            image.load()
+        _check_whole(image, data, size, name, mode)
+        return np.asarray(image) if mode else _to_rgb(_upright(image) if turn else image)
+
+
+def _check_whole(image: ImageFile.ImageFile, data: bytes, size: Size | None, name: str, mode: str | None) -> None:
+    """Refuse a JPEG whose data ends early: libjpeg fills up with mid-grey and Pillow is silent.
+
+    Data put in before the end marker changes such a picture, and is skipped in a whole one.
+    """
     if image.format in ("JPEG", "MPO") and _may_be_grey_filled(image):
-        # Where the compressed data ends early, libjpeg fills up with mid-grey and Pillow is silent. Data put
-        # in before the end marker changes such a picture, and is skipped in a whole one.
         end = data.rfind(b"\xff\xd9")
         longer = Image.open(io.BytesIO(data[:end] + b"\x55" * 65_536 + data[end:]), formats=["JPEG"])
         longer.draft(mode, size)
         if longer.tobytes() != image.tobytes():
             raise DataError(f"{name} is a damaged JPEG, part of its data is missing: replace it with a fresh copy")
-    return image
 
 
 def _may_be_grey_filled(image: Image.Image) -> bool:
@@ -277,15 +285,15 @@ def _decode_dicom(data: bytes, at_least_px: int | None, name: str) -> tuple[UInt
     size = int(dataset.Columns), int(dataset.Rows)
     with _quiet():
         if dataset.file_meta.TransferSyntaxUID not in _JPEG_SYNTAXES or dataset.SamplesPerPixel != 3:
-            return _dicom_to_rgb(dataset, name), size
+            with _AT_ONCE.taking(size[0] * size[1]):
+                return _dicom_to_rgb(dataset, name), size
         frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
     # pydicom would choose the colour space by the header alone, and gets the ones with an Adobe marker wrong.
     image = _opened(frame, "JPEG", name)
     if image.size != size:
         raise DataError(f"{name} holds a JPEG of another size than its header says: export it again")
     unchanged = dataset.PhotometricInterpretation == "RGB" and _colours_unmarked(image)
-    image = _loaded(image, frame, _wanted_size(at_least_px), name, "YCbCr" if unchanged else None)
-    return np.asarray(image) if unchanged else _to_rgb(image), size
+    return _decoded(image, frame, _wanted_size(at_least_px), name, "YCbCr" if unchanged else None, turn=False), size
 
 
 def _dicom_header(data: bytes, name: str) -> "Dataset":

@@ -18,6 +18,7 @@ from melanoma.errors import DataError
 from melanoma.images.decode import UInt8Array, as_image
 
 Float32Array = npt.NDArray[np.float32]
+THUMBNAIL_PX = 64  # side of the whole picture, squashed, by which pictures are compared and told from others
 
 # What remove_hair takes for a hair; chosen by eye on 53 images of ISIC. Shares are of the shorter side.
 _HAIR_REACH = 1 / 28  # narrower than this

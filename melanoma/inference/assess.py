@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from melanoma.errors import ModelError
+from melanoma.images.filters import THUMBNAIL_PX
 
 Float64Array = NDArray[np.float64]
 UInt8Array = NDArray[np.uint8]
-THUMBNAIL_PX = 64  # the side that `looks` describes
 QUALITIES = ("sharpness", "lightness", "contrast")
 LOOKS = 58  # numbers that `looks` gives
 SHARES = (0.02, 0.25, 0.5, 0.75, 0.98)  # of the pixels, below a quantile

@@ -20,7 +20,6 @@ from melanoma.files import replacing_folder, sha256, write_bytes, write_json, wr
 from melanoma.inference.assess import Gate
 
 SCHEMA_VERSION = 2
-RESEARCH_ONLY = "Research use only. Not a medical device. Not for diagnosis."
 SUMS, MODEL, CARD, GATE = "SHA256SUMS", "model.json", "CARD.md", "gate.npz"
 
 
@@ -40,6 +39,12 @@ class Bundle:
     def networks(self) -> list[Path]:
         """The exported networks in float32, a fold each."""
         return [self.folder / network["file"] for network in self.description["networks"]]
+
+    @property
+    def network_files(self) -> list[Path]:
+        """Every file of a network, int8 ones too."""
+        small = [network["int8"]["file"] for network in self.description["networks"] if "int8" in network]
+        return [*self.networks, *(self.folder / name for name in small)]
 
     def networks_in(self, precision: str) -> list[Path]:
         """Find the files that an engine of that precision reads; raises ModelError for int8 where there are none."""
@@ -111,7 +116,7 @@ def write_bundle(
 def read_bundle(path: Path) -> Bundle:
     """Open a bundle, or a run's bundle, after checking every file against its hash and all that is read from it.
 
-    Raises ModelError where there is none, or a file is missing, added or changed.
+    Raises ModelError where there is none, a file is missing or changed, or one is used that has no hash.
     """
     folder = path / "model" if (path / "model" / SUMS).is_file() else path
     sums = folder / SUMS
@@ -129,7 +134,9 @@ def read_bundle(path: Path) -> Bundle:
         if not _files(bundle) <= set(known):
             raise ModelError(f"the bundle {folder} is damaged: it uses files that have no hash")
         _check(bundle)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, ValidationError, DataError) as error:
+    except (
+        OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, ValidationError, DataError
+    ) as error:  # fmt: skip
         raise ModelError(f"the bundle {folder} has no readable {MODEL}: {error}") from error
     return bundle
 
@@ -148,19 +155,45 @@ def listed_hashes(sums: Path) -> dict[str, str]:
 
 
 def _files(bundle: Bundle) -> set[str]:
-    rows = bundle.description["networks"]
     gate = {GATE} if (bundle.folder / GATE).exists() else set()
-    return {row["file"] for row in rows} | {row["int8"]["file"] for row in rows if "int8" in row} | gate
+    return {path.name for path in bundle.network_files} | gate
 
 
 def _check(bundle: Bundle) -> None:
     """Read all that is read of a description once, so that what is wrong shows now."""
-    runs, networks = bundle.runs, bundle.description["networks"]
-    if not networks or {network["run"] for network in networks} != set(range(len(runs))):
+    told, runs = bundle.description, bundle.runs
+    if {type(told["name"]), type(told["data"]["licence"])} != {str}:
+        raise ValueError("its name and licence are no text")
+    if not told["networks"] or {network["run"] for network in told["networks"]} != set(range(len(runs))):
         raise ValueError("its networks are not those of its runs")
     if any(run["views"] not in (1, 8) or not isinstance(run["metadata"], bool) for run in runs):
         raise ValueError("a run's views or metadata cannot be")
     _ = bundle.encoders, bundle.gate
+    if bundle.gate is not None and not 0 <= told["gate"]["kept"] <= 1:
+        raise ValueError("the share of lesions that its gate keeps is none")
     answers = bundle.answers
-    if answers is not None and not 0 <= float(answers["threshold"]) <= 1:
-        raise ValueError("its threshold is no probability")
+    if answers is None:
+        return
+    for share in (answers["threshold"], answers["prevalence"], answers["prevalence_of_the_data"]):
+        if share is not None and not 0 <= share <= 1:
+            raise ValueError("its threshold or prevalence is no share")
+    figures = told["figures"]
+    _check_figures([figures["auc"], *([figures["strongest_control"]["auc"]] if figures["strongest_control"] else [])])
+    for point in answers["operating_points"]:
+        if not 0 <= point["threshold"] <= 1 or point["sensitivity"]["value"] is None:
+            raise ValueError("an operating point cannot be")
+        _check_figures([point["sensitivity"], point["specificity"]])
+    if not all(isinstance(limit, str) for limit in figures["limits"]) or not figures["images"] >= figures["melanomas"]:
+        raise ValueError("its figures cannot be")
+    if answers["operating_point"] not in (
+        None,
+        *(point["wanted_sensitivity"] for point in answers["operating_points"]),
+    ):
+        raise ValueError("its operating point is none of those that it has")
+
+
+def _check_figures(figures: Sequence[Mapping[str, Any]]) -> None:
+    for figure in figures:
+        for name in ("value", "low", "high"):
+            if figure[name] is not None and not 0 <= figure[name] <= 1:
+                raise ValueError("one of its figures is no share")

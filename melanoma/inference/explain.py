@@ -35,7 +35,7 @@ class Explanation:
     """An answer with what it was drawn from.
 
     answer: with its activation_map, float32 (rows, columns). original: uint8 (height, width, 3) RGB; image: uint8
-    (size_px, size_px, 3), as the first network sees it. middle: the logit of the operating point.
+    (size_px, size_px, 3), as the first network sees it. middle: as `middle_of` gives it.
     """
 
     answer: Answer
@@ -70,7 +70,18 @@ def explain(predictor: Predictor, image: Source, details: Details | None = None,
         original = as_image(image)
     else:
         original = decode(Path(image) if isinstance(image, str) else image, PANEL_PX, name)
-    return Explanation(answer, original, seen, logit(predictor.answers["threshold"]))
+    return Explanation(answer, original, seen, middle_of(answer, predictor.answers["threshold"]))
+
+
+def middle_of(answer: Answer, threshold: float) -> float:
+    """Return the share of the logit at which a place speaks neither for a score above the operating point nor below.
+
+    The mean over places is then above it exactly where the score is above the threshold, also where age, sex and site
+    or the mean over several networks add something that no place shows.
+    """
+    if answer.score is None:
+        return logit(threshold)
+    return logit(threshold) - (logit(answer.score) - float(_map_of(answer).mean()))
 
 
 def overlaid(image: UInt8Array, activation_map: NDArray[np.float32], middle: float = 0.0) -> UInt8Array:

@@ -3,6 +3,7 @@
 What is fetched is what the bundle's own list of hashes names, and it is checked against that before it is used.
 """
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ from melanoma.inference.bundle import CARD, SUMS, listed_hashes, read_bundle
 ADDRESS = re.compile(r"hf://([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w-][\w./-]*))?")
 SUFFIXES = {".onnx", ".json", ".md", ".npz"}
 MOST_FILES, LARGEST_BYTES, LARGEST_SUMS_BYTES = 200, 2**31, 2**16
-FRONT = "---\nlibrary_name: melanoma\ntags:\n- melanoma\n- dermoscopy\n- image-classification\nlicense: {}\n---\n\n"
+FRONT = "---\nlibrary_name: melanoma\ntags:\n- melanoma\n- dermoscopy\n- image-classification\n{}\n---\n\n"
+LICENCES = {"CC BY-NC 4.0": "cc-by-nc-4.0", "CC BY 4.0": "cc-by-4.0", "CC0 1.0": "cc0-1.0", "Apache-2.0": "apache-2.0"}
 
 
 def fetch_bundle(address: str) -> Path:
@@ -55,7 +57,7 @@ def push_bundle(folder: Path, address: str, licence: str | None) -> str:
     """
     name, revision = _parts(address)
     bundle = read_bundle(folder)
-    card = FRONT.format((licence or "other").lower().replace(" ", "-")) + (folder / CARD).read_text(encoding="utf-8")
+    card = FRONT.format(_licence(licence or "not stated")) + (folder / CARD).read_text(encoding="utf-8")
     with _hub(f"{address} cannot be written", MelanomaError) as hub:
         api = hub.HfApi()
         api.create_repo(name, private=True, exist_ok=True)
@@ -63,6 +65,12 @@ def push_bundle(folder: Path, address: str, licence: str | None) -> str:
         files.append(hub.CommitOperationAdd("README.md", card.encode()))  # what the hub shows
         done = api.create_commit(name, files, commit_message=f"Bundle {bundle.name}", revision=revision)
     return f"hf://{name}@{done.oid}"
+
+
+def _licence(licence: str) -> str:
+    """Write the front matter's lines for a licence: the hub's own name of it, or "other" with the text in quotes."""
+    known = LICENCES.get(licence)
+    return f"license: {known}" if known else f"license: other\nlicense_name: {json.dumps(licence)}"
 
 
 def _parts(address: str) -> tuple[str, str | None]:

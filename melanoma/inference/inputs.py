@@ -1,6 +1,6 @@
 """From what a user points at to pictures: files, folders, globs, a table, a zip. It opens none of them yet.
 
-A picture that is named twice is taken once. What is known of its patient comes along from a table.
+A picture that is named twice is taken once, with all that a table says of its patient.
 """
 
 import csv
@@ -8,7 +8,7 @@ import glob
 import io
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -30,34 +30,52 @@ BLANKS = {"", "na", "n/a", "nan", "unknown", "none"}
 
 @dataclass(frozen=True)
 class Item:
-    """One picture: what it is called, what gives its bytes, and what is known of the patient."""
+    """One picture: what it is called, what gives its bytes, what is known of the patient.
+
+    place: where it is, the same for two names of one file.
+    """
 
     name: str
     read: Callable[[], bytes]
-    details: Details | None = None
+    place: str
+    details: Details = field(default_factory=Details)
 
 
 def find_pictures(places: Sequence[str], details: Details | None = None) -> list[Item]:
     """List the pictures of paths: a file, a folder with all below it, a glob, a CSV, or a zip.
 
-    details: for every picture; what a table says of one goes before. Raises DataError for a place with no picture,
-    or a table that cannot be read, UsageError without places.
+    details: for every picture; what a table says of one goes before. Raises DataError for a place with no picture, a
+    table that cannot be read, or tables that contradict one another, UsageError without places.
     """
     if not places:
         raise UsageError("give a picture, a folder, a CSV or a zip")
     found: dict[str, Item] = {}
-    for place in places:
-        for item in _at(place):
-            known = item.details or Details()
-            given = details or Details()
-            merged = Details(
-                given.age_years if known.age_years is None else known.age_years,
-                known.sex or given.sex,
-                known.site or given.site,
-                given.prevalence,
-            )
-            found.setdefault(item.name, replace(item, details=merged))
-    return list(found.values())
+    for item in (item for place in places for item in _at(place)):
+        earlier = found.setdefault(item.place, item)
+        found[item.place] = replace(earlier, details=_together(earlier, item))
+    if details is None:
+        return list(found.values())
+    return [replace(item, details=_filled(item.details, details)) for item in found.values()]
+
+
+def _together(one: Item, other: Item) -> Details:
+    """Put together what is said of one picture in two places."""
+    for name in ("age_years", "sex", "site"):
+        values = {getattr(one.details, name), getattr(other.details, name)} - {None}
+        if len(values) > 1:
+            told = " and ".join(sorted(map(str, values)))
+            raise DataError(f"{one.name} is given twice, with {name} {told}: keep the row that is right")
+    return _filled(one.details, other.details)
+
+
+def _filled(known: Details, given: Details) -> Details:
+    """Fill in what is blank."""
+    return Details(
+        given.age_years if known.age_years is None else known.age_years,
+        known.sex or given.sex,
+        known.site or given.site,
+        known.prevalence or given.prevalence,
+    )
 
 
 def _at(place: str) -> Iterator[Item]:
@@ -88,8 +106,8 @@ def _in_file(path: Path) -> Iterator[Item]:
         yield _item(path)
 
 
-def _item(path: Path, details: Details | None = None) -> Item:
-    return Item(str(path), partial(_bytes_of, path), details)
+def _item(path: Path) -> Item:
+    return Item(str(path), partial(_bytes_of, path), str(path.resolve()))
 
 
 def _bytes_of(path: Path) -> bytes:
@@ -122,7 +140,7 @@ def _in_zip(path: Path) -> Iterator[Item]:
         raise DataError(f"{path} holds {len(members):,} pictures; a zip may have from 1 to {MOST_IN_A_ZIP:,}")
     for member in sorted(members, key=lambda one: one.filename):
         name = f"{path}:{member.filename}"
-        yield Item(name, partial(_unzipped, archive, member, name))
+        yield Item(name, partial(_unzipped, archive, member, name), f"{path.resolve()}:{member.filename}")
 
 
 def _unzipped(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> bytes:
@@ -142,7 +160,7 @@ def _unzipped(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> b
 
 def _in_table(path: Path) -> Iterator[Item]:
     rows = _rows(path)
-    header = {name.strip().lower() for name in rows[0]}
+    header = {name.strip().lower() for name in rows[0] if name is not None}
     key = next((name for name in NAMES if name in header), None)
     if key is None:
         raise DataError(
@@ -162,7 +180,7 @@ def _in_table(path: Path) -> Iterator[Item]:
         if not place.is_file():
             known = _stems(path.parent) if known is None else known
             place = known.get(name, place)
-        yield Item(name, partial(_bytes_of, place), _details(cells, path, line))
+        yield Item(str(place), partial(_bytes_of, place), str(place.resolve()), _details(cells, path, line))
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

@@ -5,7 +5,7 @@ judged and why, when to refer, and in words what a probability is worth.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from melanoma.errors import MelanomaError, MissingExtraError, ModelError, UsageError
+from melanoma import RESEARCH_ONLY
+from melanoma.data.encode import Encoder, one_site
+from melanoma.errors import MelanomaError, ModelError, UsageError
 from melanoma.evaluation.recalibration import rebased
 from melanoma.images.decode import UInt8Array, as_image, decode_sized
-from melanoma.images.filters import prepare, process
-from melanoma.inference.assess import THUMBNAIL_PX
-from melanoma.inference.bundle import RESEARCH_ONLY, Bundle, read_bundle
-from melanoma.inference.engine import Batch, Engine, choose
-from melanoma.machine import release
+from melanoma.images.filters import THUMBNAIL_PX, prepare, process
+from melanoma.inference.bundle import Bundle, read_bundle
+from melanoma.inference.engine import Choice, Engine, choose
+from melanoma.inference.scoring import dihedral, laid_back, sigmoid
 
 Float64Array = NDArray[np.float64]
 Source = Path | str | bytes | UInt8Array
@@ -31,56 +32,12 @@ FEW = 8  # pictures for which every core works on one at a time: they are answer
 OLDEST_YEARS = 120
 
 
-def sigmoid(logit: NDArray[np.float32]) -> Float64Array:
-    """Return the probability that a logit stands for, float64 of the same shape in [0, 1]."""
-    return 1 / (1 + np.exp(-logit.astype(np.float64)))
-
-
-def score(
-    engine: Engine,
-    images: NDArray[np.uint8],
-    rows: NDArray[np.int64],
-    metadata: NDArray[np.float32] | None = None,
-    *,
-    views: int = 1,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Float64Array:
-    """Return the probability of melanoma by one network: float64 (n,) in [0, 1].
-
-    images: uint8 (any, size_px, size_px, 3) RGB, read while others are computed; rows: int64 (n,), which of them;
-    metadata: float32 (n, features).
-    views: 1, or 8 for the mean logit over the turns by 90 degrees and their mirror images.
-    """
-
-    def read(part: slice) -> Batch:
-        pixels = np.concatenate(dihedral(images[rows[part]], views))
-        release(images)
-        return pixels, None if metadata is None else np.tile(metadata[part], (views, 1))
-
-    logits = np.empty(len(rows), np.float32)
-    for part, output in engine.stream(read, len(rows)):
-        logits[part] = output.logit.reshape(views, -1).mean(axis=0)
-        progress(part.stop, len(rows))
-    return sigmoid(logits)
-
-
-def dihedral(images: NDArray[np.uint8], views: int) -> list[NDArray[np.uint8]]:
-    """List the first `views` of the eight ways to lay square pictures (batch, side, side, 3) down."""
-    turned = [np.rot90(images, quarter, axes=(1, 2)) for quarter in range(4)]
-    return [np.ascontiguousarray(view) for view in [*turned, *(view[:, :, ::-1] for view in turned)][:views]]
-
-
-def laid_back(maps: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Lay the maps of `dihedral`'s views, (views, batch, side, side), as the first of them lies."""
-    back = [one[:, :, ::-1] if number >= 4 else one for number, one in enumerate(maps)]
-    return np.stack([np.rot90(one, -(number % 4), axes=(1, 2)) for number, one in enumerate(back)])
-
-
 @dataclass(frozen=True)
 class Details:
     """What is known of a patient, and how answers are wanted. Blank is not known.
 
-    age_years: 0 to 120. sex: female or male. site: the anatomical site, a word of the bundle's. prevalence: the share
+    age_years: 0 to 120. sex: female or male. site: the anatomical site, a word of the bundle's, in
+    any of the spellings that tables have. prevalence: the share
     of melanomas among such lesions where the answer is used, in (0, 1); without it the bundle's own.
     """
 
@@ -97,6 +54,8 @@ class Details:
             raise UsageError(f"sex is female or male, or left out, not {self.sex!r:.40}")
         if self.prevalence is not None and not 0 < self.prevalence < 1:
             raise UsageError(f"a prevalence is a share above 0 and below 1, not {self.prevalence:g}")
+        if self.site is not None:
+            object.__setattr__(self, "site", one_site(self.site))
 
 
 @dataclass(frozen=True)
@@ -237,8 +196,6 @@ class Predictor:
             try:
                 pictures.append(self.read(name, source))
                 answers.append(len(pictures) - 1)
-            except MissingExtraError:
-                raise
             except MelanomaError as error:
                 answers.append(Answer(name, ERROR, error=str(error), words="The picture could not be read."))
         if not pictures:
@@ -330,11 +287,28 @@ class Predictor:
         return next((point for point in points if wanted is not None and point["wanted_sensitivity"] == wanted), None)
 
     def remarks(self, details: Details) -> list[str]:
-        """Remark on details that this bundle does not use or does not know."""
+        """Remark on details that this bundle does not use or does not know, and on other views than were validated."""
+        views = {run["views"] for run in self.bundle.runs}
+        found = []
+        if self._views not in (None, *views) or (self._views is not None and len(views) > 1):
+            validated = " or ".join(map(str, sorted(views)))
+            found.append(
+                f"probabilities and limits were validated with {validated} views of a picture, not {self._views}"
+            )
         known = [name for name in ("age_years", "sex", "site") if getattr(details, name) is not None]
         if known and not self.uses_metadata:
-            return [f"this model looks at the picture alone: {', '.join(known)} made no difference"]
-        return self.bundle.encoders[0].unseen(_table([details])) if known else []
+            found.append(f"this model looks at the picture alone: {', '.join(known)} made no difference")
+        for name in ("sex", "site"):
+            word = getattr(details, name)
+            if word is not None and any(not encoder.knows(name, word) for encoder in self._encoders):
+                found.append(f"the {name} {word!r:.60} was not seen in training and is taken as unknown")
+        return found
+
+    @property
+    def _encoders(self) -> list[Encoder]:
+        """What the networks that look at age, sex and site make of them."""
+        pairs = zip(self.bundle.description["networks"], self.bundle.encoders, strict=True)
+        return [encoder for network, encoder in pairs if self.bundle.runs[network["run"]]["metadata"]]
 
     def calibrated(self, score: float, details: Details | None = None) -> float:
         """Return the calibrated probability of one score, for the prevalence where it is used."""
@@ -363,15 +337,15 @@ class Predictor:
 
     def _scores(self, images: Sequence[Source] | Source, details: Details | None) -> Float64Array:
         given = _as_list(images)
-        pictures = [self.read(_name_of(one, number), one) for number, one in enumerate(given)]
-        if not pictures:
-            return np.empty(0)
+
+        def scored(start: int) -> Float64Array:
+            some = range(start, min(start + size, len(given)))
+            pictures = [self.read(_name_of(given[number], number), given[number]) for number in some]
+            return self.judge(pictures, [details or Details()] * len(pictures)).score
+
         size = self.engines[0].batch
-        known = [details or Details()] * size
-        starts = range(0, len(pictures), size)
-        parts = (pictures[start : start + size] for start in starts)
         with ThreadPoolExecutor(self.threads) as pool:
-            return np.concatenate(list(pool.map(lambda part: self.judge(part, known[: len(part)]).score, parts)))
+            return np.concatenate([np.empty(0), *pool.map(scored, range(0, len(given), size))])
 
     def _calibrated(self, scores: Float64Array, details: Details) -> Float64Array:
         melanoma, own = self.answers["calibrator"].apply(scores), self.answers["prevalence_of_the_data"]
@@ -399,7 +373,7 @@ def open_model(model: Path | str) -> Bundle:
     return read_bundle(Path(model))
 
 
-def _chosen(engine: str, precision: str, few: bool) -> Any:
+def _chosen(engine: str, precision: str, few: bool) -> Choice:
     # OpenVINO takes longer to plan a network than ONNX Runtime takes to judge a few pictures
     if few and engine == "auto" and precision == "float32":
         return choose("onnxruntime", "float32")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from melanoma.inference.engine import Engine
-from melanoma.inference.predict import score
+from melanoma.inference.scoring import score
 
 UInt8Array = NDArray[np.uint8]
 SLANT_DEGREES = 15.0

@@ -7,9 +7,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from melanoma import RESEARCH_ONLY
 from melanoma.config import Settings
-
-RESEARCH_USE = "Research use only. Not a medical device. Not for diagnosis."
 
 
 def model_card(
@@ -29,7 +28,7 @@ def model_card(
     """
     parts = [
         f"# Model card: {_plain(name)}",
-        RESEARCH_USE,
+        RESEARCH_ONLY,
         _details(settings, environment),
         _use(),
         _data(metrics, data),

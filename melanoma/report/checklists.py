@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from melanoma import RESEARCH_ONLY
 from melanoma.config import Settings
-from melanoma.report.card import RESEARCH_USE
 
 CHECKLISTS = {"TRIPOD+AI": "tripod_ai.toml", "CLAIM": "claim.toml"}
 BALANCE = {
@@ -77,7 +77,7 @@ def _of_settings(settings: Settings) -> dict[str, str]:
     weights = model.weights.replace("\\", "/").rsplit("/", 1)[-1]
     views = settings.evaluate.views
     return {
-        "use": f"{RESEARCH_USE} For studying how melanomas are told from other lesions on dermoscopic photographs.",
+        "use": f"{RESEARCH_ONLY} For studying how melanomas are told from other lesions on dermoscopic photographs.",
         "outcome": "Melanoma or not, as the table's target says; carcinomas count as not.",
         "predictors": f"{inputs} Diagnosis is refused as a predictor.",
         "preprocessing": f"Each image is decoded upright, {_crop(images.crop)} to {images.size_px} px, then {filters}.",

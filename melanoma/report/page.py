@@ -19,6 +19,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
+from melanoma import RESEARCH_ONLY
 from melanoma.config import Settings, describe
 from melanoma.evaluation.calibration import smoothed_curve
 from melanoma.evaluation.control import Control
@@ -26,7 +27,6 @@ from melanoma.evaluation.metrics import Float64Array
 from melanoma.evaluation.recalibration import rebased
 from melanoma.files import write_text
 from melanoma.images.decode import UInt8Array
-from melanoma.report.card import RESEARCH_USE
 from melanoma.report.charts import (
     calibration_figure,
     precision_recall_figure,
@@ -234,7 +234,7 @@ def write_report(path: Path, content: Report) -> None:
     text = page.get_template("page.html").render(
         report=content,
         metrics=content.metrics,
-        research_use=RESEARCH_USE,
+        research_use=RESEARCH_ONLY,
         control=_words(content.metrics["control"]["features"]),
         meaning=meaning(content.metrics),
         strongest=strongest(content.metrics),

@@ -11,7 +11,7 @@ from melanoma.config import Settings
 from melanoma.errors import MelanomaError, ModelError
 from melanoma.files import replacing
 from melanoma.inference.engine import OUTPUTS, Choice, Engine
-from melanoma.inference.predict import sigmoid
+from melanoma.inference.scoring import sigmoid
 from melanoma.models.backend import BACKEND, keras
 from melanoma.models.classifier import answering, build_classifier
 

@@ -6,6 +6,7 @@ lesions is kept, and how many are is measured on patients that the limits were n
 """
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 
 from melanoma.data.clutter import draw_clutter
 from melanoma.evaluation.recalibration import parts_by_patient
-from melanoma.inference.assess import THUMBNAIL_PX, Gate, Likeness, looks, quadratic, qualities, unit
+from melanoma.images.filters import THUMBNAIL_PX
+from melanoma.inference.assess import Gate, Likeness, looks, quadratic, qualities, unit
 
 Float64Array = NDArray[np.float64]
 UInt8Array = NDArray[np.uint8]
@@ -52,8 +54,9 @@ class Lesions:
 def learn_gate(lesions: Lesions, networks: int, seed: int) -> tuple[Gate | None, dict[str, Any]]:
     """Learn the limits within which a picture is judged, and measure how many held-out lesions they keep.
 
-    The figures are ready for JSON: `images`, and the `kept` share, cross-fitted over patients. No gate, with the
-    `reason`, where a network has fewer than FEWEST lesions that it was not trained on.
+    The figures are ready for JSON: `images`, and the `kept` share: each fifth of the patients, by limits that were
+    learned from the others. No gate, with the `reason`, where a network has fewer than FEWEST lesions that it was not
+    trained on.
     """
     count = int(np.bincount(lesions.network, minlength=networks).min())
     if count < FEWEST:
@@ -63,29 +66,35 @@ def learn_gate(lesions: Lesions, networks: int, seed: int) -> tuple[Gate | None,
     within = np.random.default_rng(seed).random(len(looked)) < SHOWN_ELSEWHERE
     elsewhere = looks(_elsewhere(lesions.thumbnails[within], seed))
     drawn = looks(_clutter(min(CLUTTER, 2 * len(looked)), seed))
-    strange, kept = np.empty(len(looked)), np.ones(len(looked), bool)
+    strange = np.empty(len(looked))
     for one in range(PARTS):
         held = part == one
         form = _form(np.concatenate([looked[~held], elsewhere[~held[within]]]), drawn)
         strange[held] = _normalised(quadratic(form, looked[held]), quadratic(form, looked[~held]))
-    limit = float(np.quantile(strange, KEPT_BY_LOOKS))
+    measured = qualities(lesions.thumbnails, lesions.images)
+    kept = np.ones(len(looked), bool)
+    for one in range(PARTS):
+        held = part == one
+        kept[held] = strange[held] <= np.quantile(strange[~held], KEPT_BY_LOOKS)
+        lowest, highest = _limits({name: values[~held] for name, values in measured.items()})
+        for name, values in measured.items():
+            kept[held] &= (values[held] >= lowest[name]) & (values[held] <= highest.get(name, np.inf))
+    for one in range(networks):
+        seen = lesions.network == one
+        kept[seen] &= _cross_fitted(lesions.features[seen], lesions.group[seen], part[seen], seed) <= 1
     form = _form(np.concatenate([looked, elsewhere]), drawn)
     middle, reach = _middle_and_reach(quadratic(form, looked))
-    measured = qualities(lesions.thumbnails, lesions.images)
-    likeness = tuple(_likeness(lesions.features[lesions.network == one], seed) for one in range(networks))
+    lowest, highest = _limits(measured)
     gate = Gate(
         smallest_side_px=_smallest_side(lesions),
-        lowest={name: _limit(values, 1 - KEPT_BY_QUALITIES) for name, values in measured.items()},
-        highest={"lightness": _limit(measured["lightness"], KEPT_BY_QUALITIES)},
-        looks=_scaled(form, middle, reach * limit),
-        likeness=likeness,
+        lowest=lowest,
+        highest=highest,
+        looks=_scaled(form, middle, reach * float(np.quantile(strange, KEPT_BY_LOOKS))),
+        likeness=tuple(
+            _likeness(lesions.features[lesions.network == one], lesions.group[lesions.network == one], seed)
+            for one in range(networks)
+        ),
     )
-    for one in range(networks):
-        of_network = lesions.network == one
-        kept[of_network] &= _cross_fitted(lesions.features[of_network], part[of_network], seed) <= 1
-    kept &= strange <= limit
-    for name, values in measured.items():
-        kept &= (values >= gate.lowest[name]) & (values <= gate.highest.get(name, np.inf))
     return gate, {"images": len(kept), "kept": float(kept.mean()), "reason": None}
 
 
@@ -190,9 +199,9 @@ def _scaled(form: Float64Array, middle: float, reach: float) -> Float64Array:
 # ---- features --------------------------------------------------------------------------------------------------------
 
 
-def _likeness(features: NDArray[np.float32], seed: int) -> Likeness:
-    """Learn how a network's features of lesions are spread; its limit, on halves, each judged by the other."""
-    half = np.random.default_rng(seed).permutation(len(features)) % 2 == 0
+def _likeness(features: NDArray[np.float32], group: NDArray[Any], seed: int) -> Likeness:
+    """Learn how a network's features of lesions are spread; its limit, on halves of the patients, each by the other."""
+    half = parts_by_patient(group, 2, seed) == 0
     crossed = np.concatenate([_spread(features[one]).distance(features[~one]) for one in (half, ~half)])
     whole = _spread(features)
     # the whole knows more than its halves: what is far from them is somewhat nearer to it
@@ -209,15 +218,23 @@ def _spread(features: NDArray[np.float32]) -> Likeness:
     return Likeness(mean, axes[:most], np.maximum(variances[:most], rest), rest, 1.0)
 
 
-def _cross_fitted(features: NDArray[np.float32], part: NDArray[np.int64], seed: int) -> Float64Array:
+def _cross_fitted(
+    features: NDArray[np.float32], group: NDArray[Any], part: NDArray[np.int64], seed: int
+) -> Float64Array:
     distance = np.empty(len(features))
     for one in np.unique(part):
         held = part == one
-        distance[held] = _likeness(features[~held], seed).distance(features[held])
+        distance[held] = _likeness(features[~held], group[~held], seed).distance(features[held])
     return distance
 
 
 # ---- size and qualities ------------------------------------------------------------------------------------------
+
+
+def _limits(measured: Mapping[str, Float64Array]) -> tuple[dict[str, float], dict[str, float]]:
+    """Give the lowest and the highest that lesions have of each quality, with room beyond."""
+    lowest = {name: _limit(values, 1 - KEPT_BY_QUALITIES) for name, values in measured.items()}
+    return lowest, {"lightness": _limit(measured["lightness"], KEPT_BY_QUALITIES)}
 
 
 def _limit(values: Float64Array, share: float) -> float:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from melanoma.evaluation.metrics import auc
 from melanoma.files import replacing
 from melanoma.inference.engine import Choice, Engine, choose
-from melanoma.inference.predict import score
+from melanoma.inference.scoring import score
 
 CALIBRATION_IMAGES = 256
 MUCH_LOST = 0.005  # of AUC, from which on the user is warned

@@ -13,11 +13,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from melanoma import RESEARCH_ONLY
 from melanoma.errors import MelanomaError, MissingExtraError, UsageError
 from melanoma.images.decode import UInt8Array, decode
 from melanoma.images.filters import shrunk
-from melanoma.inference.bundle import RESEARCH_ONLY
-from melanoma.inference.explain import NOTE, Explanation, logit, png, sheet
+from melanoma.inference.explain import NOTE, Explanation, middle_of, png, sheet
 from melanoma.inference.predict import ERROR, Answer, Details, Predictor
 
 try:
@@ -43,7 +43,9 @@ MOST_PICTURES = 32  # of a request
 DRAIN_SECONDS = 30
 SHOWN_PX = 640  # longer side of a picture that is sent back
 IN_FLIGHT = 4  # times the largest request: all that is held in memory at once
-PROBLEMS: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in (400, 408, 413, 415, 422, 503)}
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem} for status in (400, 403, 408, 413, 415, 422, 503)
+}
 
 
 @dataclass(frozen=True)
@@ -53,14 +55,18 @@ class Service:
     batcher: Batcher
     largest_bytes: int
     memory: Memory
+    drawing: asyncio.Semaphore
 
     @property
     def predictor(self) -> Predictor:
         """The model that answers."""
         return self.batcher.predictor
 
-    async def answers(self, request: Request, field: str, most: int, *, maps: bool) -> tuple[list[Answer], list[bytes]]:
-        """Answer for the pictures of a request, and give their bytes; raises ProblemError where there is no answer."""
+    @asynccontextmanager
+    async def answered(
+        self, request: Request, field: str, most: int, *, maps: bool
+    ) -> AsyncIterator[tuple[list[Answer], list[bytes]]]:
+        """Answer for the pictures of a request, and hold their bytes; raises ProblemError where there is no answer."""
         with self.memory.kept() as take:
             pictures, details = await read_pictures(request, field, most, self.largest_bytes, take)
             try:
@@ -68,9 +74,9 @@ class Service:
             except OverloadedError:
                 raise ProblemError(503, "too many pictures wait; try again soon", RETRY_SECONDS) from None
             answers = await asyncio.gather(*map(asyncio.wrap_future, futures))
-        if all(one.status == ERROR for one in answers):
-            raise ProblemError(422, "; ".join(dict.fromkeys(str(one.error) for one in answers)))
-        return answers, [content for _, content in pictures]
+            if all(one.status == ERROR for one in answers):
+                raise ProblemError(422, "; ".join(dict.fromkeys(str(one.error) for one in answers)))
+            yield answers, [content for _, content in pictures]
 
 
 def create_app(predictor: Predictor, *, queue: int = 64, largest_bytes: int = 64 * 2**20) -> FastAPI:
@@ -79,7 +85,7 @@ def create_app(predictor: Predictor, *, queue: int = 64, largest_bytes: int = 64
     queue: pictures that may wait, more get 503. largest_bytes: of a request's body.
     """
     batcher = Batcher(predictor, queue)
-    service = Service(batcher, largest_bytes, Memory(IN_FLIGHT * largest_bytes))
+    service = Service(batcher, largest_bytes, Memory(IN_FLIGHT * largest_bytes), asyncio.Semaphore(predictor.threads))
     metrics = Metrics(lambda: batcher.waiting)
 
     @asynccontextmanager
@@ -145,8 +151,8 @@ def _add_answers(app: FastAPI, service: Service, metrics: Metrics) -> None:
         responses=PROBLEMS, openapi_extra=PREDICT_BODY,
     )  # fmt: skip
     async def predict(request: Request) -> dict[str, Any]:
-        answers, _ = await service.answers(request, "images", MOST_PICTURES, maps=False)
-        metrics.count(answers)
+        async with service.answered(request, "images", MOST_PICTURES, maps=False) as (answers, _):
+            metrics.count(answers)
         return {**service.predictor.source, "answers": [one.to_json() for one in answers]}
 
     @app.post(
@@ -154,10 +160,11 @@ def _add_answers(app: FastAPI, service: Service, metrics: Metrics) -> None:
         responses={**PROBLEMS, 200: {"content": {"image/png": {}}}}, openapi_extra=EXPLAIN_BODY,
     )  # fmt: skip
     async def explain(request: Request) -> Any:
-        (answer,), (content,) = await service.answers(request, "image", 1, maps=True)
-        metrics.count([answer])
         as_picture = "image/png" in request.headers.get("accept", "")
-        return await asyncio.to_thread(_drawn, service.predictor, answer, content, as_picture)
+        async with service.answered(request, "image", 1, maps=True) as ((answer,), (content,)):
+            metrics.count([answer])
+            async with service.drawing:
+                return await asyncio.to_thread(_drawn, service.predictor, answer, content, as_picture)
 
 
 def serve(model: Path | str, *, host: str, port: int, views: int | None, queue: int, largest_bytes: int) -> None:
@@ -225,7 +232,7 @@ def model_facts(predictor: Predictor, details: Details) -> dict[str, Any]:
 def _drawn(predictor: Predictor, answer: Answer, content: bytes, as_picture: bool) -> Any:
     """Draw an answer with its map: a PNG, or the parts of it as JSON."""
     original, image = decode(content, SHOWN_PX, answer.name), predictor.read(answer.name, content).images[0]
-    explanation = Explanation(answer, original, image, logit(predictor.answers["threshold"]))
+    explanation = Explanation(answer, original, image, middle_of(answer, predictor.answers["threshold"]))
     centred = predictor.bundle.runs[0]["images"].crop == "centre"
     if as_picture:
         drawn = sheet(explanation, answer.name, f"{predictor.worth}. {RESEARCH_ONLY}")

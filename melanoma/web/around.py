@@ -1,6 +1,8 @@
 """What surrounds every request: headers that keep the page to itself, problems as JSON, counts for a monitor."""
 
+import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable
 
 from fastapi import FastAPI, Request
@@ -23,6 +25,12 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
 }
+
+
+TITLES = {
+    400: "Bad request", 403: "Forbidden", 404: "Not found", 405: "Method not allowed", 408: "Too slow",
+    413: "Too large", 415: "Wrong kind of body", 422: "Cannot be answered", 500: "Failed", 503: "Busy",
+}  # fmt: skip
 
 
 class Metrics:
@@ -60,26 +68,20 @@ def add_problems(app: FastAPI) -> None:
     async def missing(_: Request, error: Exception) -> Response:
         return _problem(422, str(error))
 
-    async def bug(_: Request, error: Exception) -> Response:
-        return _problem(500, f"the service failed ({type(error).__name__}); this is a bug")
-
     app.add_exception_handler(ProblemError, own)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(MelanomaError, missing)
-    app.add_exception_handler(Exception, bug)
 
 
 def _problem(status: int, detail: str, retry_seconds: int | None = None) -> Response:
-    titles = {400: "Bad request", 404: "Not found", 405: "Method not allowed", 408: "Too slow", 413: "Too large",
-              415: "Wrong kind of body", 422: "Cannot be answered", 500: "Failed", 503: "Busy"}  # fmt: skip
-    content = {"title": titles.get(status, "Refused"), "status": status, "detail": detail}
+    content = {"title": TITLES.get(status, "Refused"), "status": status, "detail": detail}
     headers = {} if retry_seconds is None else {"retry-after": str(retry_seconds)}
     return JSONResponse(content, status, headers, media_type="application/problem+json")
 
 
 class Outside:
-    """Adds the headers that keep the page to itself, and counts requests by path and status."""
+    """Adds the headers that keep the page to itself, refuses what other pages send, counts requests, reports bugs."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app, self.metrics = app, metrics
@@ -88,7 +90,7 @@ class Outside:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started, status = time.perf_counter(), 500
+        started, status = time.perf_counter(), 0
 
         async def sent(message: Message) -> None:
             nonlocal status
@@ -98,8 +100,24 @@ class Outside:
             await send(message)
 
         try:
-            await self.app(scope, receive, sent)
+            if scope["method"] == "POST" and _from_elsewhere(scope):
+                await _problem(403, "another site's page may not send pictures")(scope, receive, sent)
+            else:
+                await self.app(scope, receive, sent)
+        except Exception as error:
+            # its text may hold something of the request: what is logged is where, and of what kind
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            print(f"bug: {type(error).__name__} in {place.filename}:{place.lineno}", file=sys.stderr, flush=True)
+            if status:
+                raise ConnectionAbortedError("the answer broke off") from None
+            said = f"the service failed ({type(error).__name__}); this is a bug"
+            await _problem(500, said)(scope, receive, sent)
         finally:
             path = getattr(scope.get("route"), "path", "other")
-            self.metrics.requests.labels(path, str(status)).inc()
+            self.metrics.requests.labels(path, str(status or 500)).inc()
             self.metrics.seconds.labels(path).observe(time.perf_counter() - started)
+
+
+def _from_elsewhere(scope: Scope) -> bool:
+    """Tell whether a browser says that another site's page is asking: it could keep a service on this machine busy."""
+    return dict(scope["headers"]).get(b"sec-fetch-site", b"none") not in (b"same-origin", b"none")

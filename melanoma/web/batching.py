@@ -5,6 +5,7 @@ knows nothing of HTTP.
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -61,12 +62,13 @@ class Batcher:
         return [job.answer for job in jobs]
 
     def close(self, seconds: float = 30.0) -> None:
-        """Take no more, answer what waits, and end the threads."""
+        """Take no more, answer what waits, and end the threads; wait for that, but no longer than `seconds`."""
         with self._changed:
             self.closed = True
             self._changed.notify_all()
+        until = time.monotonic() + seconds
         for thread in self._threads:
-            thread.join(seconds)
+            thread.join(max(0.0, until - time.monotonic()))
 
     def _work(self) -> None:
         most = self.predictor.engines[0].batch

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 
 from melanoma.errors import UsageError
 from melanoma.inference.predict import Details
@@ -96,6 +97,8 @@ async def _form(request: Request, field: str, most: int, largest: int, take: Cal
         raise ProblemError(408, f"the request took over {BODY_SECONDS:.0f} s to arrive") from None
     except MultiPartException as error:
         raise ProblemError(400, f"the body is no multipart/form-data as expected: {error.message}") from error
+    except ClientDisconnect:  # nobody is there to be told
+        raise ProblemError(400, "the request broke off") from None
     except (KeyError, ValueError, UnicodeDecodeError) as error:  # a boundary that is missing or no text
         raise ProblemError(400, "the body is no multipart/form-data as its header says") from error
 

@@ -103,7 +103,8 @@ class Explained(BaseModel):
     picture_png: str = Field(description="base64: the picture upright, made small, cut to what the network saw of it")
     image_png: str = Field(description="base64: the square that the first network saw, filters and all")
     map_png: str = Field(
-        description="base64: to be stretched over either; red speaks for melanoma, blue against, opacity says how much"
+        description="base64: to be stretched over either; red speaks for a score above the operating point, blue for "
+        "one below, opacity says how much"
     )
     map: list[list[float]] = Field(description="each place's share of the logit")
     note: str

@@ -17,16 +17,23 @@ const HIGHEST = 0.99;
 const find = (id) => document.getElementById(id);
 const entries = []; // {file, card, state: waiting, asked, done; answer; asking: AbortController}
 let model = null;
+let loads = 0; // how often the model was asked for: only the latest reply counts
 let busy = 0;
+let ready = false; // once the model's facts are there, or cannot be had
+let latest = null; // the entry that was answered last
 
 // ---- what model answers ---------------------------------------------------------------------------------------------
 
 async function loadModel() {
+  loads += 1;
+  const own = loads;
   const { prevalence } = details();
   const address = prevalence ? `model?prevalence=${encodeURIComponent(prevalence)}` : "model";
   const response = await fetch(address);
   if (!response.ok) throw new Error(await problemOf(response));
-  model = await response.json();
+  const told = await response.json();
+  if (own !== loads) return; // another prevalence was asked for meanwhile
+  model = told;
   showModel();
 }
 
@@ -100,6 +107,7 @@ function add(files) {
     const over = card.querySelector(".map");
     slider.addEventListener("input", () => {
       over.style.opacity = slider.value / 100;
+      slider.setAttribute("aria-valuetext", `${slider.value} % of the map`);
       card.querySelector(".note").hidden = slider.value === "0";
     });
     entries.push(entry);
@@ -133,7 +141,7 @@ function details() {
 // ---- answers out ----------------------------------------------------------------------------------------------------
 
 function work() {
-  while (busy < AT_ONCE) {
+  while (ready && busy < AT_ONCE && find("details").checkValidity()) {
     const entry = entries.find((one) => one.state === "waiting");
     if (!entry) break;
     busy += 1;
@@ -145,6 +153,18 @@ function work() {
     });
   }
   arrange();
+}
+
+// Nothing of an earlier answer stays on a card that waits for another.
+function wait(entry) {
+  const { card } = entry;
+  entry.state = "waiting";
+  entry.answer = null;
+  card.classList.remove("melanoma", "benign", "refer", "error");
+  card.querySelector(".sentence")?.remove();
+  card.querySelector(".probability").hidden = true;
+  card.querySelector(".judged").hidden = true;
+  card.querySelector(".badge").textContent = "Waiting";
 }
 
 async function ask(entry) {
@@ -177,12 +197,11 @@ async function ask(entry) {
 }
 
 function showError(entry, sentence) {
+  wait(entry);
   entry.state = "done";
-  entry.answer = null;
+  latest = entry;
   dress(entry.card, "error");
-  entry.card.querySelector(".judged").hidden = true;
   const badge = entry.card.querySelector(".badge");
-  entry.card.querySelector(".sentence")?.remove();
   const said = element("p", sentence.endsWith(".") ? sentence : `${sentence}.`);
   said.className = "sentence";
   badge.after(said);
@@ -193,6 +212,7 @@ function show(entry, explained) {
   const { answer } = explained;
   entry.state = "done";
   entry.answer = answer;
+  latest = entry;
   dress(card, answer.status);
   card.querySelector(".sentence")?.remove();
   const picture = card.querySelector(".picture");
@@ -250,8 +270,15 @@ function arrange() {
   const parts = [`${done.length} of ${entries.length} answered`];
   if (failed) parts.push(`${failed} could not be read`);
   if (turned) parts.push(`${turned} not assessable`);
-  const progress = `${parts.join(", ")}.`;
+  const heard = entries.includes(latest) && latest.state === "done" ? ` ${spoken(latest)}` : "";
+  const progress = `${parts.join(", ")}.${heard}`;
   if (find("progress").textContent !== progress) find("progress").textContent = progress;
+}
+
+// What a screen reader is told of a card.
+function spoken({ card, answer }) {
+  const number = answer && answer.probability !== null ? `, ${percent(answer.probability)}` : "";
+  return `${card.querySelector("h3").textContent}: ${card.querySelector(".badge").textContent}${number}.`;
 }
 
 // ---- the scale: probabilities by their odds, with the operating points and where to refer ---------------------------
@@ -346,15 +373,13 @@ find("clear").addEventListener("click", () => {
   find("choose").focus();
 });
 find("details").addEventListener("submit", (event) => event.preventDefault());
-find("details").addEventListener("change", async () => {
-  if (!find("details").reportValidity()) return;
-  await begin();
+find("details").addEventListener("change", () => {
   for (const entry of entries) {
     entry.asking?.abort();
-    entry.state = "waiting";
-    entry.card.querySelector(".badge").textContent = "Waiting";
+    wait(entry);
   }
-  work();
+  arrange();
+  if (find("details").reportValidity()) begin();
 });
 document.addEventListener("paste", (event) => add([...(event.clipboardData?.files ?? [])]));
 document.addEventListener("dragover", (event) => {
@@ -370,6 +395,7 @@ document.addEventListener("drop", (event) => {
 });
 
 async function begin() {
+  ready = false;
   try {
     await loadModel();
     find("trouble").hidden = true;
@@ -377,6 +403,8 @@ async function begin() {
     find("trouble").textContent = `The model's facts cannot be had: ${error.message}`;
     find("trouble").hidden = false;
   }
+  ready = true;
+  work();
 }
 
 begin();
