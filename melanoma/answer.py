@@ -35,15 +35,28 @@ def answer_pictures(
     *,
     views: int | None = None,
     precision: str = "float32",
+    out: Path | None = None,
     counting: Counting | None = None,
 ) -> tuple[Predictor, Iterator[Answer]]:
     """Answer for all pictures of some places, in their order; the predictor comes along, as it knows the model.
 
-    Raises DataError where a place holds no picture, ModelError as Predictor does; a bad picture becomes an answer.
+    out: a file that will be written: it may be none of those that are read. Raises UsageError without a place,
+    ModelError as Predictor does; a bad picture, or a place with none, becomes an answer.
     """
+    if out is not None and str(out.resolve()) in {str(Path(place).resolve()) for place in places if place}:
+        raise UsageError(f"{out} is one of the things that are read: give another --out")
     items = find_pictures(places, details)
+    keep_inputs(items, [out] if out else [])
     predictor = Predictor(model, precision=precision, views=views, few=len(items) <= FEW)
     return predictor, _counted(predictor, items, counting if len(items) > FEW else None)
+
+
+def keep_inputs(items: Sequence[Item], written: Sequence[Path]) -> None:
+    """Raise UsageError where what is to be written would replace a picture that is read."""
+    read = {item.place for item in items}
+    for path in written:
+        if str(path.resolve()) in read:
+            raise UsageError(f"{path} is one of the pictures: give another --out")
 
 
 def print_answers(
@@ -111,6 +124,7 @@ def explain_picture(
     items = find_pictures([place], details)
     if len(items) > 1:
         raise UsageError(f"{place} holds {len(items):,} pictures; explain takes one")
+    keep_inputs(items, [out, out.with_suffix(".npy")])
     predictor = Predictor(model, views=views, few=True)
     explanation = explain(predictor, items[0].read(), items[0].details, items[0].name)
     write_bytes(out, sheet(explanation, items[0].name, f"{predictor.worth}. {RESEARCH_ONLY}"))

@@ -217,6 +217,8 @@ def export(
             raise UsageError("several runs make one bundle in a folder of its own: give --to FOLDER, then publish that")
         print(pipeline.export_runs([_open(run) for run in runs], Path(to)).folder)
         return
+    if to is not None:
+        pipeline.check_place(to)
     if (runs[0] / "SHA256SUMS").is_file() and to is not None:  # a bundle, to be published or copied
         print(pipeline.publish(runs[0], to))
         return
@@ -313,7 +315,7 @@ def predict(
     views: Views = None,
     precision: Annotated[
         Literal["float32", "auto", "bfloat16", "int8"],
-        Parameter(help="float32 answers alike on every machine; auto takes what is fastest on this one."),
+        Parameter(help="float32 answers alike, within 1e-5, on every machine; auto takes what is fastest here."),
     ] = "float32",
     out: Annotated[Path | None, Parameter(help="Also write all answers to this .csv or .jsonl file.")] = None,
     json: Annotated[bool, Parameter(negative=(), help="Print a line of JSON for each picture.")] = False,
@@ -326,7 +328,9 @@ def predict(
     from melanoma.inference.predict import Details
 
     details = Details(age, sex, site, prevalence)
-    predictor, answers = answer_pictures(pictures, model, details, views=views, precision=precision, counting=_counting)
+    predictor, answers = answer_pictures(
+        pictures, model, details, views=views, precision=precision, out=out, counting=_counting
+    )
     if failed := print_answers(predictor, answers, as_json=json, out=out):
         raise DataError(f"{failed:,} of the pictures could not be read; see above")
 
@@ -352,6 +356,8 @@ def explain(
 
     explained = explain_picture(picture, model, out, Details(age, sex, site, prevalence), views)
     print(explained.answer.words)
+    for remark in explained.answer.remarks:
+        print(f"note: {remark}")
     print(out)
     print(RESEARCH_ONLY)
 

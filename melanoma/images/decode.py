@@ -323,6 +323,9 @@ def _dicom_to_rgb(dataset: "Dataset", name: str) -> UInt8Array:
     from pydicom.pixels import apply_color_lut
 
     values = _dicom_values(dataset, name)
+    samples = (3,) if dataset.SamplesPerPixel == 3 else ()
+    if values.shape != (dataset.Rows, dataset.Columns, *samples):
+        raise DataError(f"{name} holds another amount of pixels than its header says: export it again")
     interpretation = dataset.PhotometricInterpretation
     if interpretation == "PALETTE COLOR":
         colours = np.asarray(apply_color_lut(values, dataset))

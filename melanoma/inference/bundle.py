@@ -83,13 +83,18 @@ class Bundle:
         given = self.description["answers"]
         if given is None:
             return None
-        conformal = given["conformal"] and Conformal.from_json(given["conformal"])
+        conformal = None if given["conformal"] is None else Conformal.from_json(given["conformal"])
         return {**given, "calibrator": Calibrator.from_json(given["calibrator"]), "conformal": conformal}
+
+    @property
+    def has_gate(self) -> bool:
+        """Whether the description tells how many lesions a gate keeps: then there is one."""
+        return (self.description["gate"] or {}).get("kept") is not None
 
     @cached_property
     def gate(self) -> Gate | None:
         """What a picture must be like to be judged; None where too few images were there to learn it from."""
-        if not (self.folder / GATE).is_file():
+        if not self.has_gate:
             return None
         return Gate.from_bytes((self.folder / GATE).read_bytes(), len(self.description["networks"]))
 
@@ -150,46 +155,59 @@ def code_hash() -> str:
 
 
 def listed_hashes(sums: Path) -> dict[str, str]:
-    """Read a list of hashes: SHA-256 by file name."""
-    return {name: digest for digest, _, name in (line.partition("  ") for line in sums.read_text().splitlines())}
+    """Read a list of hashes: SHA-256 by file name; raises ModelError where it is no text."""
+    try:
+        lines = sums.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{sums} cannot be read: {error}") from error
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 
 def _files(bundle: Bundle) -> set[str]:
-    gate = {GATE} if (bundle.folder / GATE).exists() else set()
-    return {path.name for path in bundle.network_files} | gate
+    """Name all that is read of a bundle."""
+    gate = {GATE} if bundle.has_gate else set()
+    return {path.name for path in bundle.network_files} | {MODEL, CARD} | gate
 
 
 def _check(bundle: Bundle) -> None:
     """Read all that is read of a description once, so that what is wrong shows now."""
-    told, runs = bundle.description, bundle.runs
+    told = bundle.description
     if {type(told["name"]), type(told["data"]["licence"])} != {str}:
         raise ValueError("its name and licence are no text")
-    if not told["networks"] or {network["run"] for network in told["networks"]} != set(range(len(runs))):
-        raise ValueError("its networks are not those of its runs")
-    if any(run["views"] not in (1, 8) or not isinstance(run["metadata"], bool) for run in runs):
-        raise ValueError("a run's views or metadata cannot be")
+    _check_networks(bundle.runs, told["networks"])
     _ = bundle.encoders, bundle.gate
-    if bundle.gate is not None and not 0 <= told["gate"]["kept"] <= 1:
+    if bundle.has_gate and not 0 <= told["gate"]["kept"] <= 1:
         raise ValueError("the share of lesions that its gate keeps is none")
-    answers = bundle.answers
-    if answers is None:
-        return
-    for share in (answers["threshold"], answers["prevalence"], answers["prevalence_of_the_data"]):
-        if share is not None and not 0 <= share <= 1:
-            raise ValueError("its threshold or prevalence is no share")
-    figures = told["figures"]
-    _check_figures([figures["auc"], *([figures["strongest_control"]["auc"]] if figures["strongest_control"] else [])])
-    for point in answers["operating_points"]:
-        if not 0 <= point["threshold"] <= 1 or point["sensitivity"]["value"] is None:
-            raise ValueError("an operating point cannot be")
-        _check_figures([point["sensitivity"], point["specificity"]])
+    if bundle.answers is not None:
+        _check_answers(bundle.answers, told["figures"])
+
+
+def _check_networks(runs: Sequence[Mapping[str, Any]], networks: Sequence[Mapping[str, Any]]) -> None:
+    for run in runs:
+        if {type(run["views"]), type(run["metadata"])} != {int, bool} or run["views"] not in (1, 8):
+            raise ValueError("a run's views or metadata cannot be")
+    places = [network["run"] for network in networks]
+    if not networks or {type(place) for place in places} != {int} or set(places) != set(range(len(runs))):
+        raise ValueError("its networks are not those of its runs")
+
+
+def _check_answers(answers: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
+    points = answers["operating_points"]
+    thresholds = [answers["threshold"], *(point["threshold"] for point in points)]
+    if {type(threshold) for threshold in thresholds} != {float} or not all(0 <= one <= 1 for one in thresholds):
+        raise ValueError("its thresholds are no shares")
+    for share in (answers["prevalence"], answers["prevalence_of_the_data"]):
+        if share is not None and not 0 < share < 1:
+            raise ValueError("its prevalence is no share")
+    if answers["operating_point"] not in (None, *(point["wanted_sensitivity"] for point in points)):
+        raise ValueError("its operating point is none of those that it has")
+    control = figures["strongest_control"]
+    _check_figures([figures["auc"], *([] if control is None else [control["auc"]])])
+    _check_figures([point[name] for point in points for name in ("sensitivity", "specificity")])
+    if any(point[name]["value"] is None for point in points for name in ("sensitivity", "specificity")):
+        raise ValueError("an operating point has no figures")
     if not all(isinstance(limit, str) for limit in figures["limits"]) or not figures["images"] >= figures["melanomas"]:
         raise ValueError("its figures cannot be")
-    if answers["operating_point"] not in (
-        None,
-        *(point["wanted_sensitivity"] for point in answers["operating_points"]),
-    ):
-        raise ValueError("its operating point is none of those that it has")
 
 
 def _check_figures(figures: Sequence[Mapping[str, Any]]) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import onnxruntime
@@ -64,8 +64,12 @@ def choose(engine: str = "auto", precision: str = "auto") -> Choice:
 
     OpenVINO where it is installed and ONNX Runtime has no GPU, in bfloat16 where the processor multiplies it faster
     than float32; int8 only where it is asked for.
-    Raises MissingExtraError where OpenVINO is asked for and not installed, UsageError for bfloat16 where it cannot be.
+    Raises MissingExtraError where OpenVINO is asked for and not installed, UsageError for bfloat16 where it cannot be,
+    and for an unknown name.
     """
+    for given, known in ((engine, get_args(EngineName)), (precision, get_args(Precision))):
+        if given not in ("auto", *known):
+            raise UsageError(f"{given!r:.40} is none of auto, {', '.join(known)}")
     if engine == "auto":
         better = importlib.util.find_spec("openvino") and "CUDAExecutionProvider" not in _providers()
         engine = "openvino" if better or precision == "bfloat16" else "onnxruntime"
@@ -115,6 +119,10 @@ class Engine:
 
     def judge(self, images: NDArray[np.uint8], metadata: Float32Array | None = None) -> Output:
         """Judge images as `answer` does, on the caller's thread: up to `at_once` threads are well used."""
+        if (metadata is not None) != (self.loaded.inputs == 2):
+            raise ModelError(
+                f"the network takes {self.loaded.inputs} inputs: a picture, and metadata where it was trained so"
+            )
         return _joined([self.loaded.run(*_part(images, metadata, part)) for part in self._parts(len(images))])
 
     @property
@@ -136,6 +144,7 @@ class _Loaded:
     """A network in an engine. run: judges at most `batch` images, and may be called from `at_once` threads."""
 
     run: Callable[[NDArray[np.uint8], Float32Array | None], Output]
+    inputs: int
     outputs: list[str]
     batch: int
     at_once: int
@@ -154,7 +163,7 @@ def _load_onnxruntime(path: Path, precision: Precision, few: bool) -> _Loaded:
 
     gpu = "CUDAExecutionProvider" in session.get_providers()
     outputs = [value.name for value in session.get_outputs()]
-    return _Loaded(run, outputs, GPU_BATCH if gpu else BATCH, 1 if few else 2 if gpu else cores())
+    return _Loaded(run, len(inputs), outputs, GPU_BATCH if gpu else BATCH, 1 if few else 2 if gpu else cores())
 
 
 def _load_openvino(path: Path, precision: Precision, few: bool) -> _Loaded:
@@ -190,7 +199,7 @@ def _load_openvino(path: Path, precision: Precision, few: bool) -> _Loaded:
     if outputs == OUTPUTS:
         # OpenVINO's Python half sets itself up on first use, and deadlocks where two threads do so at once
         run(*(np.zeros([1, *list(value.shape)[1:]], value.element_type.to_dtype()) for value in compiled.inputs))
-    return _Loaded(run, outputs, batch, at_once)
+    return _Loaded(run, len(compiled.inputs), outputs, batch, at_once)
 
 
 def _answer(outputs: list[NDArray[Any]]) -> Output:

@@ -109,7 +109,7 @@ def sheet(explanation: Explanation, title: str = "", footer: str = "") -> bytes:
     width = len(panels) * PANEL_PX + (len(panels) + 1) * MARGIN_PX
     font, small = ImageFont.load_default(TEXT_PX), ImageFont.load_default(TEXT_PX - 3)
     lines = [*_wrapped(_headline(answer), font, width), *_wrapped(answer.words, small, width)]
-    quiet = [line for text in (NOTE, footer) for line in _wrapped(text, small, width)]
+    quiet = [line for text in (*answer.remarks, NOTE, footer) for line in _wrapped(text, small, width)]
     step = TEXT_PX + 8
     head = MARGIN_PX + (step if title else 0) + step * len(lines) + MARGIN_PX // 2
     height = head + PANEL_PX + 2 * step + step * len(quiet) + MARGIN_PX

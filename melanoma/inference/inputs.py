@@ -6,6 +6,8 @@ A picture that is named twice is taken once, with all that a table says of its p
 import csv
 import glob
 import io
+import os
+import stat
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,9 +17,10 @@ from pathlib import Path
 from melanoma.errors import DataError, UsageError, listed
 from melanoma.inference.predict import Details
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".dcm", ".dicom"}
+SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".dcm", ".dicom"}
 LARGEST_BYTES = 256 * 2**20  # of one file in a zip; the largest SIIM-ISIC image has 30 MB
 MOST_IN_A_ZIP = 100_000
+ENCRYPTED = 1  # of a zip member's flags
 NAMES = ("path", "file", "image_name", "image", "isic_id", "image_id")
 AGES, SEXES, SITES = (
     ("age_years", "age_approx", "age"),
@@ -30,7 +33,7 @@ BLANKS = {"", "na", "n/a", "nan", "unknown", "none"}
 
 @dataclass(frozen=True)
 class Item:
-    """One picture: what it is called, what gives its bytes, what is known of the patient.
+    """One picture: what it is called, what gives its bytes or raises DataError, what is known of the patient.
 
     place: where it is, the same for two names of one file.
     """
@@ -44,28 +47,40 @@ class Item:
 def find_pictures(places: Sequence[str], details: Details | None = None) -> list[Item]:
     """List the pictures of paths: a file, a folder with all below it, a glob, a CSV, or a zip.
 
-    details: for every picture; what a table says of one goes before. Raises DataError for a place with no picture, a
-    table that cannot be read, or tables that contradict one another, UsageError without places.
+    details: for every picture; what a table says of one goes before. A place with no picture, or a row that cannot be,
+    becomes an item that raises DataError when it is read, so that the others are answered. Raises UsageError without
+    places.
     """
-    if not places:
+    if not places or "" in places:
         raise UsageError("give a picture, a folder, a CSV or a zip")
     found: dict[str, Item] = {}
     for item in (item for place in places for item in _at(place)):
-        earlier = found.setdefault(item.place, item)
-        found[item.place] = replace(earlier, details=_together(earlier, item))
+        found[item.place] = _together(found.get(item.place, item), item)
     if details is None:
         return list(found.values())
     return [replace(item, details=_filled(item.details, details)) for item in found.values()]
 
 
-def _together(one: Item, other: Item) -> Details:
+def _refused(name: str, reason: str) -> Item:
+    """Make an item of what cannot be read."""
+
+    def refuse() -> bytes:
+        raise DataError(reason)
+
+    return Item(name, refuse, f"refused: {reason}")
+
+
+def _together(one: Item, other: Item) -> Item:
     """Put together what is said of one picture in two places."""
     for name in ("age_years", "sex", "site"):
         values = {getattr(one.details, name), getattr(other.details, name)} - {None}
         if len(values) > 1:
             told = " and ".join(sorted(map(str, values)))
-            raise DataError(f"{one.name} is given twice, with {name} {told}: keep the row that is right")
-    return _filled(one.details, other.details)
+            return replace(
+                _refused(one.name, f"{one.name} is given twice, with {name} {told}: keep the right row"),
+                place=one.place,
+            )
+    return replace(one, details=_filled(one.details, other.details))
 
 
 def _filled(known: Details, given: Details) -> Details:
@@ -79,22 +94,25 @@ def _filled(known: Details, given: Details) -> Details:
 
 
 def _at(place: str) -> Iterator[Item]:
-    path = Path(place)
     try:
-        if path.is_dir():
-            yield from _in_folder(path)
-        elif path.is_file():
-            yield from _in_file(path)
+        if Path(place).exists():
+            yield from _in_path(Path(place))
         elif matches := sorted(glob.glob(place, recursive=True)):  # noqa: PTH207  a whole path, perhaps absolute
             for match in matches:
-                if Path(match).is_dir():
-                    yield from _in_folder(Path(match))
-                else:
-                    yield from _in_file(Path(match))
+                yield from _in_path(Path(match))
         else:
-            raise DataError(f"{place} is not there: give a picture, a folder, a glob, a CSV or a zip")
+            yield _refused(place, f"{place} is not there: give a picture, a folder, a glob, a CSV or a zip")
+    except DataError as error:
+        yield _refused(place, str(error))
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise DataError(f"{place} cannot be read: {error}") from error
+        yield _refused(place, f"{place} cannot be read: {error}")
+
+
+def _in_path(path: Path) -> Iterator[Item]:
+    if path.is_dir():
+        yield from _in_folder(path)
+    else:
+        yield from _in_file(path)
 
 
 def _in_file(path: Path) -> Iterator[Item]:
@@ -106,13 +124,17 @@ def _in_file(path: Path) -> Iterator[Item]:
         yield _item(path)
 
 
-def _item(path: Path) -> Item:
-    return Item(str(path), partial(_bytes_of, path), str(path.resolve()))
+def _item(path: Path, details: Details | None = None) -> Item:
+    name = os.fsencode(path).decode("utf-8", "replace")  # names of files need not be text
+    return Item(name, partial(_bytes_of, path), str(path.resolve()), details or Details())
 
 
 def _bytes_of(path: Path) -> bytes:
     try:
-        if path.stat().st_size > LARGEST_BYTES:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # reading from a pipe could take for ever
+            raise DataError(f"{path} is no file: give a picture, a folder, a glob, a CSV or a zip")
+        if status.st_size > LARGEST_BYTES:
             raise DataError(f"{path} has over {LARGEST_BYTES >> 20} MiB and is no photograph: leave it out")
         return path.read_bytes()
     except OSError as error:
@@ -136,15 +158,19 @@ def _in_zip(path: Path) -> Iterator[Item]:
         raise DataError(f"{path} is no zip file, or a damaged one: {error}") from error
     members = [one for one in archive.infolist() if Path(one.filename).suffix.lower() in SUFFIXES and not one.is_dir()]
     members = [one for one in members if not one.filename.startswith("__MACOSX/")]
-    if not members or len(members) > MOST_IN_A_ZIP:
-        raise DataError(f"{path} holds {len(members):,} pictures; a zip may have from 1 to {MOST_IN_A_ZIP:,}")
+    if not members:
+        raise DataError(f"{path} holds no picture: looked for {', '.join(sorted(SUFFIXES))} in it")
+    if len(members) > MOST_IN_A_ZIP:
+        raise DataError(f"{path} holds {len(members):,} pictures, over {MOST_IN_A_ZIP:,}: make several zips of it")
     for member in sorted(members, key=lambda one: one.filename):
         name = f"{path}:{member.filename}"
-        yield Item(name, partial(_unzipped, archive, member, name), f"{path.resolve()}:{member.filename}")
+        yield Item(name, partial(_unzipped, archive, member, name), f"{path.resolve()}:{member.header_offset}")
 
 
 def _unzipped(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> bytes:
     """Read a member into memory, and never more of it than a photograph may have: nothing is written anywhere."""
+    if member.flag_bits & ENCRYPTED:
+        raise DataError(f"{name} is encrypted: unpack the zip with its password first")
     try:
         with archive.open(member) as file:
             content = file.read(LARGEST_BYTES + 1)
@@ -166,21 +192,31 @@ def _in_table(path: Path) -> Iterator[Item]:
         raise DataError(
             f"{path} needs a column that names pictures: {', '.join(NAMES)}; it has {listed(sorted(header))}"
         )
-    known: dict[str, Path] | None = None
+    stems: dict[str, Path] | None = None
     for line, row in enumerate(rows, start=2):
         cells = {name.strip().lower(): (cell or "").strip() for name, cell in row.items() if name is not None}
-        name = cells[key]
-        if not name:
-            raise DataError(f"{path}, line {line}: {key} is blank; name a picture")
+        name, where = cells[key], f"{path}, line {line}"
         place = path.parent / name
-        if not _inside(place, path.parent):
-            raise DataError(
-                f"{path}, line {line}: {name!r:.80} lies outside the table's folder; put the pictures below it"
-            )
-        if not place.is_file():
-            known = _stems(path.parent) if known is None else known
-            place = known.get(name, place)
-        yield Item(str(place), partial(_bytes_of, place), str(place.resolve()), _details(cells, path, line))
+        if name and not _is_file(place):
+            stems = _stems(path.parent) if stems is None else stems
+            place = stems.get(name, place)
+        try:
+            if not name:
+                raise DataError(f"{where}: {key} is blank; name a picture")
+            if None in row:
+                raise DataError(f"{where} has more cells than the header: quote what holds a separator")
+            if not _inside(place, path.parent):
+                raise DataError(f"{where}: {name!r:.80} lies outside the table's folder; put the pictures below it")
+            yield _item(place, _details(cells, where))
+        except DataError as error:
+            yield _refused(name or where, str(error))
+
+
+def _is_file(place: Path) -> bool:
+    try:
+        return place.is_file()
+    except (OSError, ValueError):  # too long, or a NUL in it
+        return False
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -206,15 +242,17 @@ def _stems(folder: Path) -> dict[str, Path]:
     return {path.stem: path for path in paths}
 
 
-def _details(cells: dict[str, str], path: Path, line: int) -> Details:
+def _details(cells: dict[str, str], where: str) -> Details:
     def cell(names: tuple[str, ...]) -> str | None:
         value = next((cells[name] for name in names if cells.get(name)), "")
         return None if value.lower() in BLANKS else value.lower()
 
     age, sex = cell(AGES), cell(SEXES)
     try:
-        return Details(
-            None if age is None else float(age), None if sex is None else SEX_WORDS.get(sex, sex), cell(SITES)
-        )
-    except (ValueError, UsageError) as error:
-        raise DataError(f"{path}, line {line}: {error}") from error
+        years = None if age is None else float(age)
+    except ValueError:
+        raise DataError(f"{where}: the age is a number of years, not {age!r:.40}") from None
+    try:
+        return Details(years, None if sex is None else SEX_WORDS.get(sex, sex), cell(SITES))
+    except UsageError as error:
+        raise DataError(f"{where}: {error}") from error

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from melanoma import RESEARCH_ONLY
 from melanoma.data.encode import Encoder, one_site
-from melanoma.errors import MelanomaError, ModelError, UsageError
+from melanoma.errors import DataError, MelanomaError, ModelError, UsageError
 from melanoma.evaluation.recalibration import rebased
 from melanoma.images.decode import UInt8Array, as_image, decode_sized
 from melanoma.images.filters import THUMBNAIL_PX, prepare, process
@@ -127,12 +127,28 @@ class Predictor:
         self.bundle = open_model(model)
         if self.bundle.answers is None:
             raise ModelError(f"{model} was never judged on held-out images; first: melanoma export RUN")
-        if views not in (None, 1, 8):
+        if views is not None and (type(views) is not int or views not in (1, 8)):
             raise UsageError(f"views are 1 or 8, not {views}")
         self.answers, self.gate, self._views = self.bundle.answers, self.bundle.gate, views
         self.few, self.choice = few, _chosen(engine, precision, few)
         self.engines = [Engine(path, self.choice, few=few) for path in self.bundle.networks_in(self.choice.precision)]
         self.classes_ = np.array([0, 1])
+        self._check()
+
+    def _check(self) -> None:
+        """Let every network judge a grey picture: what does not go together shows now. Raises ModelError."""
+        networks = self.bundle.description["networks"]
+        for number, (network, engine) in enumerate(zip(networks, self.engines, strict=True)):
+            run, encoder = self.bundle.runs[network["run"]], self.bundle.encoders[number]
+            side = run["images"].size_px
+            metadata = np.zeros((1, len(encoder.feature_names)), np.float32) if run["metadata"] else None
+            try:
+                output = engine.judge(np.full((1, side, side, 3), 128, np.uint8), metadata)
+                if self.gate is not None:
+                    self.gate.likeness[number].distance(output.features)
+            except Exception as error:  # the engines raise untyped families of their own
+                told = f"{network['file']} does not go with the bundle's model.json or gate"
+                raise ModelError(f"{self.bundle.folder}: {told}: {error}") from error
 
     @property
     def threads(self) -> int:
@@ -214,12 +230,16 @@ class Predictor:
     def read(self, name: str, source: Any) -> Picture:
         """Decode a picture as the cache of a run does; raises DataError where it cannot be read."""
         content = source() if callable(source) else source
+        if not isinstance(content, str | bytes | bytearray | Path | np.ndarray):
+            kind = type(content).__name__
+            raise DataError(f"{name} is a path, the bytes of a file or an array (height, width, 3), not {kind}")
         sides = [run["images"].size_px for run in self.bundle.runs]
         if isinstance(content, np.ndarray):
             pixels = as_image(content)
             size = pixels.shape[1], pixels.shape[0]
         else:
             content = Path(content) if isinstance(content, str) else content
+            content = bytes(content) if isinstance(content, bytearray) else content
             pixels, size = decode_sized(content, max(*sides, THUMBNAIL_PX), name)
         images = [prepare(pixels, run["images"]) for run in self.bundle.runs]
         return Picture(name, size, images, process(pixels, THUMBNAIL_PX))
@@ -385,9 +405,16 @@ def _table(details: Sequence[Details]) -> Mapping[str, Sequence[Any]]:
     return {"age_years": ages, "sex": [one.sex for one in details], "site": [one.site for one in details]}
 
 
-def _as_list(images: Sequence[Source] | Source) -> list[Any]:
-    one = isinstance(images, str | bytes | Path) or (isinstance(images, np.ndarray) and images.ndim == 3)
-    return [images] if one else list(images)  # type: ignore[arg-type]
+def _as_list(images: Iterable[Source] | Source) -> list[Any]:
+    """List what was given as one picture or several; raises UsageError for what is neither."""
+    if isinstance(images, str | bytes | bytearray | Path):
+        return [images]
+    if isinstance(images, np.ndarray) and images.ndim in (3, 4):
+        return [images] if images.ndim == 3 else list(images)
+    if isinstance(images, np.ndarray | Mapping) or not isinstance(images, Iterable) or hasattr(images, "read"):
+        kind = f"an array of {images.ndim} dimensions" if isinstance(images, np.ndarray) else type(images).__name__
+        raise UsageError(f"images are paths, the bytes of files or arrays (height, width, 3), not {kind}")
+    return list(images)
 
 
 def _name_of(source: Any, number: int) -> str:

@@ -5,6 +5,7 @@ No file is kept, nothing about a patient is logged, and no address outside is as
 
 import asyncio
 import base64
+import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -176,14 +177,14 @@ def serve(model: Path | str, *, host: str, port: int, views: int | None, queue: 
         raise UsageError("--queue and --largest are 1 or more, and --port is from 0 to 65535")
     app = create_app(Predictor(model, views=views), queue=queue, largest_bytes=largest_bytes)
     settings = uvicorn.Config(
-        app, host=host, port=port, log_level="warning", access_log=False, server_header=False,
+        app, log_level="warning", access_log=False, server_header=False,
         timeout_keep_alive=15, timeout_graceful_shutdown=DRAIN_SECONDS,
     )  # fmt: skip
     try:
-        listening = settings.bind_socket()
-    except SystemExit as error:  # its way to say that the port is taken
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family, backlog=settings.backlog)
+    except OSError as error:
         raise MelanomaError(f"{host}:{port} cannot be listened on: give another --host or --port") from error
-    listening.listen()  # who reads the next line may ask at once
     shown, taken = f"[{host}]" if ":" in host else host, listening.getsockname()[1]
     print(f"serving {model} on http://{shown}:{taken}; Ctrl-C ends it", file=sys.stderr, flush=True)
     with suppress(KeyboardInterrupt):

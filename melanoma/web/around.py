@@ -1,5 +1,6 @@
 """What surrounds every request: headers that keep the page to itself, problems as JSON, counts for a monitor."""
 
+import asyncio
 import sys
 import time
 import traceback
@@ -58,7 +59,9 @@ def add_problems(app: FastAPI) -> None:
 
     async def http(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return _problem(error.status_code, str(error.detail))
+        response = _problem(error.status_code, str(error.detail))
+        response.headers.update(error.headers or {})  # which methods are allowed
+        return response
 
     async def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -104,6 +107,9 @@ class Outside:
                 await _problem(403, "another site's page may not send pictures")(scope, receive, sent)
             else:
                 await self.app(scope, receive, sent)
+        except asyncio.CancelledError:  # the service stops, and waits for this client no longer
+            if not status:
+                await _problem(503, "the service is stopping")(scope, receive, sent)
         except Exception as error:
             # its text may hold something of the request: what is logged is where, and of what kind
             place = traceback.extract_tb(error.__traceback__)[-1]

@@ -64,7 +64,10 @@ async def read_pictures(
     form = await _form(request, field, most, largest, take)
     try:
         pictures = [(plain_name(one.filename), await one.read()) for one in _files_of(form, field, most)]
-        return pictures, details_of({name: value for name, value in form.items() if isinstance(value, str)})
+        told = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
+        if len(told) > len(dict(told)):
+            raise ProblemError(422, "a field of the patient may be given once")
+        return pictures, details_of(dict(told))
     finally:
         await form.close()
 
