@@ -97,7 +97,7 @@ def summary(predictor: Predictor, counts: Mapping[str, int], remarks: Sequence[s
     lines += [f"note: {remark}" for remark in remarks]
     share = predictor.answers["prevalence"]
     held = "" if share is None else f"; probabilities hold where {100 * share:.1f} % are melanomas, or for --prevalence"
-    return printable("\n".join([*lines, f"{predictor.worth}{held}", RESEARCH_ONLY]))
+    return "\n".join(map(printable, [*lines, f"{predictor.worth}{held}", RESEARCH_ONLY]))
 
 
 def _writer(path: Path, stack: ExitStack) -> Callable[[dict[str, Any]], object]:
@@ -157,8 +157,8 @@ def _line(answer: Answer, *, in_full: bool) -> str:
 
 
 def printable(text: str) -> str:
-    """Replace whatever could move a terminal's cursor, line ends apart."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
+    """Replace whatever could move a terminal's cursor."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _cell(value: Any) -> Any:

@@ -102,14 +102,44 @@ def test_an_answer_file_of_another_kind_is_refused_before_anything_is_answered(j
 def test_control_characters_in_a_name_do_not_reach_the_terminal(
     judged: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    print_answers(Predictor(judged.folder), iter([Answer("a\x1b[2Jb\n.jpg", "error", error="cannot be read")]))
-    assert "\x1b" not in capsys.readouterr().out
+    answer = Answer("a\x1b[2Jb\n.jpg", "error", error="a\x1b[2Jb\n.jpg cannot be read")
+    print_answers(Predictor(judged.folder), iter([answer]))
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert len(printed.splitlines()) == 6
+
+
+def test_what_is_read_is_never_replaced(judged: Run, lesions: list[Path], tmp_path: Path) -> None:
+    picture, table = tmp_path / "own.png", tmp_path / "own.csv"
+    Image.open(lesions[0]).save(picture)
+    table.write_text("path\nown.png\n")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for command, out in (("explain", picture), ("predict", table)):
+        done = melanoma(command, out, "--model", judged.folder, "--out", out)
+        assert done.returncode == 2, done.stderr
+        assert "give another --out" in done.stderr
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_reader_that_has_enough_is_no_error(judged: Run, lesions: list[Path]) -> None:
+    command = (
+        f"{sys.executable} -m melanoma predict {' '.join(map(str, lesions[:12]))} --model {judged.folder} | head -1"
+    )
+    done = subprocess.run(f"{predict} | head -1", shell=True, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+
+
+def test_a_remark_is_told_by_explain_too(judged: Run, lesions: list[Path], tmp_path: Path) -> None:
+    done = melanoma("explain", lesions[0], "--model", judged.folder, "--site", "elbow", cwd=tmp_path)
+    assert "note: the site 'elbow' was not seen in training and is taken as unknown" in done.stdout
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["gone.jpg"], 1, "gone.jpg is not there"),
+        (["gone.jpg"], 1, "1 of the pictures could not be read"),
+        ([""], 2, "give a picture"),
+        (["{lesion}", "--out", "/proc/answers.csv"], 1, "/proc/answers.csv cannot be written"),
         (["{lesion}", "--age", "400"], 2, "an age is from 0 to 120 years"),
         (["{lesion}", "--prevalence", "1.5"], 2, "a prevalence is a share"),
         (["{lesion}", "--sex", "x"], 2, "sex"),

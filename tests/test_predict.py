@@ -1,19 +1,22 @@
 """A Predictor has scikit-learn's manners, says more where it is asked, and needs no deep-learning framework."""
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from zoo import DICOMS, SHARED, needs_shared, saved
 
-from melanoma.errors import DataError, ModelError, UsageError
+from melanoma.errors import DataError, MelanomaError, ModelError, UsageError
 from melanoma.evaluation.recalibration import rebased
 from melanoma.files import sha256, write_json
 from melanoma.images.decode import decode
@@ -33,11 +36,19 @@ def predictor(judged: Run) -> Predictor:
 
 def edited(run: Run, folder: Path, **changes: object) -> Path:
     """Copy a run's bundle with other answers in it, and hashes that fit."""
+
+    def change(description: dict[str, Any]) -> None:
+        description["answers"] |= changes
+
+    return rewritten(run, folder, change)
+
+
+def rewritten(run: Run, folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
     bundle = folder / "bundle"
     shutil.copytree(run.bundle, bundle)
     description = json.loads((bundle / "model.json").read_text())
-    description["answers"] |= changes
-    write_json(bundle / "model.json", description)
+    change(description)
+    (bundle / "model.json").write_text(json.dumps(description))
     sums = [f"{sha256(path)}  {path.name}\n" for path in sorted(bundle.iterdir()) if path.name != SUMS]
     (bundle / SUMS).write_text("".join(sums))
     return bundle
@@ -200,6 +211,82 @@ def test_a_bundle_with_one_byte_changed_is_refused(judged: Run, tmp_path: Path, 
     (tmp_path / "bundle" / name).write_bytes(content)
     with pytest.raises(ModelError, match="differs from its hash"):
         read_bundle(tmp_path / "bundle")
+
+
+NAN = float("nan")
+EDITS: list[Callable[[dict[str, Any]], object]] = [
+    *(
+        lambda told, name=name: told.pop(name)
+        for name in ("name", "runs", "networks", "answers", "figures", "gate", "data")
+    ),
+    *(
+        lambda told, name=name: told["answers"].pop(name)
+        for name in ("threshold", "prevalence", "operating_point", "operating_points", "conformal", "calibrator")
+    ),
+    lambda told: told["data"].pop("licence"),
+    lambda told: told["figures"].pop("auc"),
+    lambda told: told["figures"]["auc"].update(value=7),
+    lambda told: told["figures"]["auc"].update(low="0.1"),
+    lambda told: told["figures"].update(limits=[1]),
+    lambda told: told.update(name=["a"]),
+    *(lambda told, one=one: told["answers"].update(threshold=one) for one in ("0.1", 10**400, True, NAN, -1.0, None)),
+    *(lambda told, one=one: told["answers"].update(prevalence_of_the_data=one) for one in (5, 0, NAN, "0.1")),
+    *(lambda told, one=one: told["answers"].update(conformal=one) for one in ({}, [], 0)),
+    lambda told: told["answers"]["operating_points"][0].update(sensitivity=None),
+    lambda told: told["answers"].update(operating_points=[{}]),
+    lambda told: told["answers"].update(operating_point=0.123),
+    *(lambda told, one=one: told["runs"][0].update(views=one) for one in (8.0, True, 2, -1)),
+    *(lambda told, one=one: told["runs"][0]["images"].update(size_px=one) for one in (33, 64, 10**9)),
+    lambda told: told["runs"][0].update(metadata=False),
+    lambda told: told["networks"][0].update(run=0.0),
+    lambda told: told["networks"][0].update(file="../fold-0.onnx"),
+    lambda told: told["networks"][0]["encoder"].update(sites=["torso", "unknown"]),
+]
+
+
+@pytest.mark.parametrize("edit", EDITS, ids=range(len(EDITS)))
+def test_a_bundle_whose_description_cannot_be_is_refused_before_it_answers(
+    judged: Run, tmp_path: Path, edit: Callable[[dict[str, Any]], object]
+) -> None:
+    with pytest.raises(ModelError):
+        Predictor(rewritten(judged, tmp_path, edit), few=True)
+
+
+def test_a_bundle_that_leaves_something_out_of_its_hashes_is_refused(judged: Run, tmp_path: Path) -> None:
+    for number, name in enumerate(("model.json", "gate.npz", "fold-1.onnx", "CARD.md")):
+        bundle = tmp_path / str(number)
+        shutil.copytree(judged.bundle, bundle)
+        lines = (bundle / SUMS).read_text().splitlines(keepends=True)
+        (bundle / SUMS).write_text("".join(line for line in lines if name not in line))
+        with pytest.raises(ModelError, match="no hash"):
+            read_bundle(bundle)
+    (tmp_path / "0" / SUMS).write_bytes(b"\xff\xfe\0")
+    with pytest.raises(ModelError, match="cannot be read"):
+        read_bundle(tmp_path / "0")
+
+
+@pytest.mark.parametrize("wrong", [None, 3, np.zeros((8, 8), np.uint8), {"a": 1}, io.BytesIO(b"x")])
+def test_what_is_no_picture_is_refused_by_its_kind(predictor: Predictor, wrong: Any) -> None:
+    with pytest.raises(MelanomaError, match=r"\(height, width, 3\)"):
+        predictor.predict_proba(wrong)
+
+
+def test_generators_tuples_and_stacks_are_several_pictures(predictor: Predictor, lesions: list[Path]) -> None:
+    stack = np.stack([predictor.read("one", path).images[0] for path in lesions[:3]])
+    expected = predictor.predict_proba(list(stack))
+    for given in (stack, tuple(stack), iter(stack)):
+        np.testing.assert_allclose(predictor.predict_proba(given), expected, atol=1e-9)
+
+
+def test_other_views_than_were_validated_are_remarked_on(judged: Run, lesions: list[Path]) -> None:
+    (answer,) = Predictor(judged.folder, views=8).answer(lesions[0], maps=False)
+    assert any("validated with 1 views" in remark for remark in answer.remarks)
+
+
+def test_an_engine_or_a_precision_that_is_none_is_refused(judged: Run) -> None:
+    for wrong in ({"engine": "x"}, {"precision": "x"}, {"views": 8.0}):
+        with pytest.raises(UsageError):
+            Predictor(judged.folder, **wrong)  # type: ignore[arg-type]
 
 
 def test_model_json_says_what_the_bundle_is_worth_and_that_it_equals_the_trained_networks(judged: Run) -> None:
