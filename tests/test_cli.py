@@ -12,8 +12,21 @@ from melanoma.cli import app
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = [
-    *("check", "compare", "demo", "doctor", "download", "evaluate", "export"),
-    *("prepare", "resume", "run", "submit", "train"),
+    "check",
+    "compare",
+    "demo",
+    "doctor",
+    "download",
+    "evaluate",
+    "explain",
+    "export",
+    "predict",
+    "prepare",
+    "resume",
+    "run",
+    "serve",
+    "submit",
+    "train",
 ]
 
 
