@@ -177,6 +177,9 @@ def check_bundling(runs: Sequence[Run], folder: Path) -> None:
     own = {run.folder.resolve() for run in runs}
     if (folder.exists() and not (folder / SUMS).is_file()) or folder.resolve() in own:
         raise UsageError(f"{folder} is there already and is no bundle; give another folder")
+    report = folder.with_name(f"{folder.name}-report")
+    if report.exists() and not (report / "predictions.csv").is_file() and any(report.iterdir()):
+        raise UsageError(f"{report}, where the report goes, is there already; give another folder")
     names = _names([run.folder for run in runs])
     if len({json.loads(run.data.read_text())["folder"] for run in runs}) > 1:
         raise DataError(f"{listed(names)} are not of one dataset folder, so their mean cannot be judged")
