@@ -1,7 +1,9 @@
 """What is no picture of a lesion is turned away, and lesions are kept; limits are learned, saved and applied alike."""
 
+import importlib.util
 import io
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from zoo import SHARED, needs_shared
 
 from melanoma.data.clutter import draw_clutter
 from melanoma.data.synthetic import make_dataset
-from melanoma.errors import ModelError
+from melanoma.errors import DataError, ModelError
 from melanoma.images.decode import decode
 from melanoma.images.filters import THUMBNAIL_PX, process
 from melanoma.inference.assess import LOOKS, Gate, Likeness, lab, looks, quadratic, qualities, unit
@@ -294,11 +296,15 @@ def looked_at(gate: Gate, picture: Pixels) -> bool:
 
 
 def ordinary_photographs() -> Iterator[Pixels]:
-    """Those that installed packages ship as samples: flowers, buildings, portraits, stones."""
-    import matplotlib as mpl
-    import sklearn
-
-    folders = [Path(sklearn.__file__).parent / "datasets" / "images", Path(mpl.get_data_path()) / "sample_data"]
-    found = sorted(path for folder in folders for path in folder.glob("*.jpg"))
+    """Those that installed packages ship as samples: flowers, buildings, portraits, animals, stones."""
+    folders = {"sklearn": "datasets/images", "matplotlib": "mpl-data/sample_data", "skimage": "data"}
+    found = []
+    for package, folder in folders.items():
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.origin is not None:
+            below = Path(spec.origin).parent / folder
+            found += sorted(path for path in below.glob("*") if path.suffix in (".jpg", ".png"))
     assert found
-    yield from (decode(path, 256) for path in found)
+    for path in found:
+        with suppress(DataError):  # drawings of 8 pixels among them
+            yield decode(path, 256)

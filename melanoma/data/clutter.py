@@ -1,6 +1,6 @@
 """Draws pictures that are no lesions: what a lesion photograph is told from, so that other pictures can be turned away.
 
-Leaves that cover one another, noise like that of natural scenes, writing, patterns, balls on a ground, horizons: such
+Leaves that cover one another, noise like that of natural scenes, writing, patterns, balls, faces, horizons: such
 drawings share with photographs what edges, colours and scales are like, and need no photograph of anything.
 Source: Lee, Mumford and Huang 2001, doi:10.1023/A:1011109015675; Baradad et al. 2021, arXiv:2106.05963.
 """
@@ -134,6 +134,46 @@ def _balls(random: Generator) -> Pixels:
     return np.asarray(cv2.GaussianBlur(picture.astype(np.float32), (0, 0), random.uniform(0.4, 1.5)), np.float32)
 
 
+def _face(random: Generator) -> Pixels:
+    """A head before a ground, hair or none, with eyes, brows, nose and mouth: from a child's drawing to a portrait."""
+    ground = _colour(random) if random.random() < 0.6 else random.uniform(160, 255, 3)
+    picture = np.ascontiguousarray(_ground(ground) + (_scene(random) - 128) * random.uniform(0, 0.3))
+    middle = random.uniform(0.42, 0.58, 2) * SIDE_PX
+    wide = random.uniform(0.18, 0.4) * SIDE_PX
+    high = wide * random.uniform(1.0, 1.4)
+    skin = np.array([225, 175, 145]) * random.uniform(0.3, 1.1) if random.random() < 0.8 else _colour(random)
+    dark = random.uniform(0, 90, 3).tolist()
+
+    def oval(across: float, down: float, width: float, height: float, colour: list[float]) -> None:
+        place = round(float(middle[0] + across * wide)), round(float(middle[1] + down * high))
+        axes = max(1, round(width * wide)), max(1, round(height * high))
+        cv2.ellipse(picture, place, axes, 0, 0, 360, colour, -1, cv2.LINE_AA)
+
+    if random.random() < 0.7:
+        reach = random.uniform(1.0, 1.4)
+        oval(0, random.uniform(-0.4, 0), reach, reach * random.uniform(0.7, 1.1), random.uniform(0, 140, 3).tolist())
+    oval(0, 0, 1, 1, skin.tolist())
+    apart, height, size = random.uniform(0.3, 0.5), random.uniform(-0.35, -0.1), random.uniform(0.08, 0.25)
+    thick = int(random.integers(1, 5))
+    for side in (-apart, apart):
+        if random.random() < 0.8:
+            oval(side, height, size, size * random.uniform(0.4, 1), [250.0, 250.0, 250.0])
+        oval(side, height, size * 0.5, size * 0.5, dark)
+        brow = [
+            (middle + np.array([side + end * size, height - 0.25]) * (wide, high)).astype(int).tolist()
+            for end in (-1, 1)
+        ]
+        cv2.line(picture, brow[0], brow[1], dark, thick, cv2.LINE_AA)
+    oval(0, random.uniform(0.1, 0.25), random.uniform(0.05, 0.15), random.uniform(0.05, 0.2), (skin * 0.8).tolist())
+    mouth = round(float(middle[0])), round(float(middle[1] + random.uniform(0.3, 0.55) * high))
+    axes = max(2, round(random.uniform(0.2, 0.5) * wide)), max(1, round(random.uniform(0.03, 0.25) * high))
+    lips = (random.uniform((120, 20, 20), (220, 100, 110))).tolist()
+    cv2.ellipse(picture, mouth, axes, 0, 0, int(random.choice([180, 360])), lips, thick, cv2.LINE_AA)
+    down, across = _places()
+    picture *= (1 + random.normal(0, 0.3) * (across - 0.5) + random.normal(0, 0.3) * (down - 0.5))[..., None]
+    return np.asarray(cv2.GaussianBlur(picture, (0, 0), random.uniform(0.4, 3)), np.float32)
+
+
 def _horizon(random: Generator) -> Pixels:
     down, _ = _places()
     line = random.uniform(0.25, 0.75) + np.cumsum(random.normal(0, 0.01, SIDE_PX))
@@ -144,5 +184,5 @@ def _horizon(random: Generator) -> Pixels:
 
 # how often each is drawn
 KINDS: dict[Callable[[Generator], Pixels], float] = {
-    _leaves: 10, _scene: 2, _writing: 1, _pattern: 1, _wall: 0.5, _noise: 0.5, _balls: 1.5, _horizon: 1,
+    _leaves: 10, _scene: 2, _writing: 1, _pattern: 1, _wall: 0.5, _noise: 0.5, _balls: 1.5, _face: 1.5, _horizon: 1,
 }  # fmt: skip
