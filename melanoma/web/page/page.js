@@ -24,9 +24,7 @@ let latest = null; // the entry that was answered last
 
 // ---- what model answers ---------------------------------------------------------------------------------------------
 
-async function loadModel() {
-  loads += 1;
-  const own = loads;
+async function loadModel(own) {
   const { prevalence } = details();
   const address = prevalence ? `model?prevalence=${encodeURIComponent(prevalence)}` : "model";
   const response = await fetch(address);
@@ -396,13 +394,17 @@ document.addEventListener("drop", (event) => {
 
 async function begin() {
   ready = false;
+  loads += 1;
+  const own = loads;
+  let trouble = "";
   try {
-    await loadModel();
-    find("trouble").hidden = true;
+    await loadModel(own);
   } catch (error) {
-    find("trouble").textContent = `The model's facts cannot be had: ${error.message}`;
-    find("trouble").hidden = false;
+    trouble = `The model's facts cannot be had: ${error.message}`;
   }
+  if (own !== loads) return; // another reply decides
+  find("trouble").textContent = trouble;
+  find("trouble").hidden = trouble === "";
   ready = true;
   work();
 }
