@@ -1,4 +1,4 @@
-"""What the pages in docs/ tell people to type is run as it stands there."""
+"""What docs/answers.md tells people to type, the service and export apart, is run as it stands there."""
 
 import os
 import re

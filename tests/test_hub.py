@@ -201,7 +201,7 @@ def test_what_is_no_whole_bundle_is_refused_in_a_sentence(
     assert not (tmp_path / "outside.onnx").exists()
 
 
-def test_an_unknown_name_or_revision_and_a_hub_that_is_away_are_one_sentence(
+def test_an_unknown_name_or_revision_is_one_sentence(
     hub: Hub, judged: Run, lesions: list[Path], tmp_path: Path
 ) -> None:
     hub.commit({path.name: path.read_bytes() for path in judged.bundle.iterdir()})
