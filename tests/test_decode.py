@@ -16,6 +16,7 @@ from melanoma.errors import DataError
 from melanoma.images.decode import SPARE, as_image, decode, decode_sized
 from melanoma.images.decode import _scans as scans
 from melanoma.images.filters import process
+from melanoma.machine import Budget
 
 # Photographs that are read
 
@@ -122,6 +123,17 @@ def test_threads_may_decode_at_once_and_leave_the_warning_filters_alone() -> Non
         shapes = {pixels.shape for pixels in pool.map(decode, files * 20)}
     assert shapes == {(48, 64, 3)}
     assert list(warnings.filters) == before
+
+
+def test_threads_that_wait_for_pixels_and_for_warnings_do_not_wait_for_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("melanoma.images.decode._AT_ONCE", Budget(48 * 64))  # one picture at a time
+    files = [dicom(scene().tobytes()), saved(scene(), "PNG"), saved(scene(), "TIFF"), saved(scene(), "JPEG")]
+    pool = ThreadPoolExecutor(8)
+    done = [pool.submit(decode, files[number % 4]) for number in range(80)]
+    assert all(one.result(30).shape == (48, 64, 3) for one in done)
+    pool.shutdown()
 
 
 def test_a_flat_mid_grey_jpeg_is_not_taken_for_a_damaged_one() -> None:

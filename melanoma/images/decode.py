@@ -12,7 +12,7 @@ import math
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -223,7 +223,8 @@ def _decoded(
     """Decode an opened image; `mode` keeps the samples as they are stored, `turn` applies the EXIF orientation."""
     image.draft(mode, size)
     with _AT_ONCE.taking(image.width * image.height):
-        with _quiet():  # of odd tags in a TIFF, whose orientation is applied here as well
+        # a TIFF warns of odd tags while its orientation is applied; the others need no lock, and are read side by side
+        with _quiet() if image.format == "TIFF" else nullcontext():
             image.load()
         _check_whole(image, data, size, name, mode)
         return np.asarray(image) if mode else _to_rgb(_upright(image) if turn else image)
@@ -283,10 +284,10 @@ def _decode_dicom(data: bytes, at_least_px: int | None, name: str) -> tuple[UInt
 
     dataset = _dicom_header(data, name)
     size = int(dataset.Columns), int(dataset.Rows)
+    if dataset.file_meta.TransferSyntaxUID not in _JPEG_SYNTAXES or dataset.SamplesPerPixel != 3:
+        with _AT_ONCE.taking(size[0] * size[1]), _quiet():  # in this order: who waits for pixels holds no lock
+            return _dicom_to_rgb(dataset, name), size
     with _quiet():
-        if dataset.file_meta.TransferSyntaxUID not in _JPEG_SYNTAXES or dataset.SamplesPerPixel != 3:
-            with _AT_ONCE.taking(size[0] * size[1]):
-                return _dicom_to_rgb(dataset, name), size
         frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
     # pydicom would choose the colour space by the header alone, and gets the ones with an Adobe marker wrong.
     image = _opened(frame, "JPEG", name)
