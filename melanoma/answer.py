@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from melanoma import RESEARCH_ONLY
-from melanoma.errors import UsageError
+from melanoma.errors import UsageError, printable
 from melanoma.files import replacing, write_bytes
 from melanoma.inference.inputs import Item, find_pictures
 from melanoma.inference.predict import ERROR, FEW, Answer, Details, Predictor, in_percent
@@ -43,20 +43,18 @@ def answer_pictures(
     out: a file that will be written: it may be none of those that are read. Raises UsageError without a place,
     ModelError as Predictor does; a bad picture, or a place with none, becomes an answer.
     """
-    if out is not None and str(out.resolve()) in {str(Path(place).resolve()) for place in places if place}:
-        raise UsageError(f"{out} is one of the things that are read: give another --out")
     items = find_pictures(places, details)
-    keep_inputs(items, [out] if out else [])
+    _keep_inputs([*places, *(item.place for item in items)], [out] if out else [])
     predictor = Predictor(model, precision=precision, views=views, few=len(items) <= FEW)
     return predictor, _counted(predictor, items, counting if len(items) > FEW else None)
 
 
-def keep_inputs(items: Sequence[Item], written: Sequence[Path]) -> None:
-    """Raise UsageError where what is to be written would replace a picture that is read."""
-    read = {item.place for item in items}
+def _keep_inputs(read: Sequence[str], written: Sequence[Path]) -> None:
+    """Raise UsageError where what is to be written would replace something that is read."""
+    places = {Path(place).resolve() for place in read}
     for path in written:
-        if str(path.resolve()) in read:
-            raise UsageError(f"{path} is one of the pictures: give another --out")
+        if path.resolve() in places:
+            raise UsageError(f"{path} is one of the things that are read: give another --out")
 
 
 def print_answers(
@@ -124,7 +122,7 @@ def explain_picture(
     items = find_pictures([place], details)
     if len(items) > 1:
         raise UsageError(f"{place} holds {len(items):,} pictures; explain takes one")
-    keep_inputs(items, [out, out.with_suffix(".npy")])
+    _keep_inputs([items[0].place], [out, out.with_suffix(".npy")])
     predictor = Predictor(model, views=views, few=True)
     explanation = explain(predictor, items[0].read(), items[0].details, items[0].name)
     write_bytes(out, sheet(explanation, items[0].name, f"{predictor.worth}. {RESEARCH_ONLY}"))
@@ -154,11 +152,6 @@ def _line(answer: Answer, *, in_full: bool) -> str:
     if not in_full or answer.probability is None:
         return line
     return f"{line}\n{textwrap.fill(answer.words, 100, initial_indent='  ', subsequent_indent='  ')}"
-
-
-def printable(text: str) -> str:
-    """Replace whatever could move a terminal's cursor."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _cell(value: Any) -> Any:

@@ -211,14 +211,15 @@ def export(
     It is proven equal to the trained networks, and holds all that was learned of held-out images.
     """
     from melanoma import pipeline
+    from melanoma.inference.bundle import check_place
 
     if len(runs) > 1:
         if to is None or to.startswith("hf:"):
             raise UsageError("several runs make one bundle in a folder of its own: give --to FOLDER, then publish that")
         print(pipeline.export_runs([_open(run) for run in runs], Path(to)).folder)
         return
-    if to is not None:
-        pipeline.check_place(to)
+    if to is not None and not to.startswith("hf:"):
+        check_place(Path(to))  # before the work
     if (runs[0] / "SHA256SUMS").is_file() and to is not None:  # a bundle, to be published or copied
         print(pipeline.publish(runs[0], to))
         return

@@ -33,7 +33,7 @@ from melanoma.evaluation.intervals import (
 from melanoma.evaluation.recalibration import parts_by_patient
 from melanoma.files import write_json
 from melanoma.inference.assess import Gate
-from melanoma.inference.bundle import SUMS, Bundle, write_bundle
+from melanoma.inference.bundle import Bundle, check_place, write_bundle
 from melanoma.inference.submission import write_submission
 from melanoma.judge import judge_file, read_predictions, told, write_table
 from melanoma.runs import Run, open_run
@@ -174,9 +174,7 @@ LIMIT_OF_A_MEAN = (
 
 def check_bundling(runs: Sequence[Run], folder: Path) -> None:
     """Raise UsageError or DataError where the runs cannot become one bundle in `folder`: before any work is done."""
-    own = {run.folder.resolve() for run in runs}
-    if (folder.exists() and not (folder / SUMS).is_file()) or folder.resolve() in own:
-        raise UsageError(f"{folder} is there already and is no bundle; give another folder")
+    check_place(folder)
     report = folder.with_name(f"{folder.name}-report")
     if report.exists() and not (report / "predictions.csv").is_file() and any(report.iterdir()):
         raise UsageError(f"{report}, where the report goes, is there already; give another folder")

@@ -53,3 +53,8 @@ def listed(names: list[str], most: int = 5) -> str:
     """Join the first few names of a list and say how many more there are."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def printable(text: str) -> str:
+    """Replace whatever could move a terminal's cursor or break a line: for names that come from files."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -25,7 +25,7 @@ from melanoma.data.cache import Cache
 from melanoma.data.encode import Encoder
 from melanoma.errors import MelanomaError, MissingExtraError, ModelError, UsageError
 from melanoma.files import replacing_folder, sha256, write_json
-from melanoma.inference.bundle import SUMS, Bundle, code_hash, listed_hashes, read_bundle, write_bundle
+from melanoma.inference.bundle import SUMS, Bundle, check_place, code_hash, read_bundle, write_bundle
 from melanoma.inference.engine import Engine, choose
 from melanoma.inference.scoring import score
 from melanoma.inference.submission import examine_submission, write_submission
@@ -307,16 +307,6 @@ def export_runs(runs: Sequence[Run], folder: Path) -> Bundle:
     return bundle_runs(runs, bundles, folder)
 
 
-def check_place(address: str) -> None:
-    """Raise UsageError where a bundle cannot be copied to a folder: what is there must be a bundle and nothing else."""
-    folder = Path(address)
-    if address.startswith("hf:") or not folder.exists():
-        return
-    known = {SUMS, *listed_hashes(folder / SUMS)} if (folder / SUMS).is_file() else set()
-    if not known or {path.name for path in folder.iterdir()} - known:
-        raise UsageError(f"{address} is there already and is no bundle, or holds other files too; give another place")
-
-
 def publish(model: Path, address: str) -> str:
     """Copy a bundle, or a run's bundle, into a folder or to hf://owner/name; return where it is now."""
     bundle = read_bundle(model)
@@ -324,7 +314,7 @@ def publish(model: Path, address: str) -> str:
         from melanoma.inference.hub import push_bundle
 
         return push_bundle(bundle.folder, address, bundle.description["data"]["licence"] or None)
-    check_place(address)
+    check_place(Path(address))
     if Path(address).resolve().is_relative_to(bundle.folder.resolve()):
         raise UsageError(f"{address} lies in the bundle itself; give another place")
     with replacing_folder(Path(address)) as aside:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from melanoma.config import ImageSettings
 from melanoma.data.encode import Encoder
-from melanoma.errors import DataError, ModelError
+from melanoma.errors import DataError, ModelError, UsageError
 from melanoma.evaluation.conformal import Conformal
 from melanoma.evaluation.recalibration import Calibrator
 from melanoma.files import replacing_folder, sha256, write_bytes, write_json, write_text
@@ -144,6 +144,15 @@ def read_bundle(path: Path) -> Bundle:
     ) as error:  # fmt: skip
         raise ModelError(f"the bundle {folder} has no readable {MODEL}: {error}") from error
     return bundle
+
+
+def check_place(folder: Path) -> None:
+    """Raise UsageError where a bundle cannot be put: what is there must be a bundle and nothing else."""
+    if not folder.exists():
+        return
+    known = {SUMS, *listed_hashes(folder / SUMS)} if (folder / SUMS).is_file() else set()
+    if not known or {path.name for path in folder.iterdir()} - known:
+        raise UsageError(f"{folder} is there already and is no bundle, or holds other files too; give another place")
 
 
 def code_hash() -> str:

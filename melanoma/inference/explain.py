@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from melanoma.errors import DataError
+from melanoma.errors import DataError, printable
 from melanoma.images.decode import UInt8Array, as_image, decode
 from melanoma.inference.predict import Answer, Details, Predictor, Source, in_percent
 
@@ -117,7 +117,7 @@ def sheet(explanation: Explanation, title: str = "", footer: str = "") -> bytes:
     draw = ImageDraw.Draw(page)
     top = MARGIN_PX
     if title:
-        draw.text((MARGIN_PX, top), _printable(title), fill=QUIET, font=small)
+        draw.text((MARGIN_PX, top), printable(title), fill=QUIET, font=small)
         top += step
     for number, line in enumerate(lines):
         draw.text((MARGIN_PX, top), line, fill=INK, font=font if number == 0 else small)
@@ -166,17 +166,13 @@ def _headline(answer: Answer) -> str:
 
 def _wrapped(text: str, font: Any, width: int) -> list[str]:
     lines: list[str] = []
-    for word in _printable(text).split():
+    for word in printable(text).split():
         longer = f"{lines[-1]} {word}" if lines else word
         if lines and font.getlength(longer) <= width - 2 * MARGIN_PX:
             lines[-1] = longer
         else:
             lines.append(word)
     return lines
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _fitted(pixels: UInt8Array) -> Image.Image:

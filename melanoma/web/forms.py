@@ -11,7 +11,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from melanoma.errors import UsageError
+from melanoma.errors import UsageError, printable
 from melanoma.inference.predict import Details
 
 MOST_FIELDS, LARGEST_FIELD = 8, 1024  # bytes
@@ -136,4 +136,4 @@ def details_of(fields: dict[str, str]) -> Details:
 def plain_name(name: str | None) -> str:
     """Keep the last part of a file's name as one short line: it is only ever shown."""
     last = (name or "").replace("\\", "/").rsplit("/", 1)[-1]
-    return "".join(letter if letter.isprintable() else "?" for letter in last)[:120] or "picture"
+    return printable(last)[:120] or "picture"
