@@ -24,7 +24,8 @@ from turns import machine
 from melanoma.config import Settings
 from melanoma.errors import MelanomaError
 from melanoma.inference.inputs import find_pictures
-from melanoma.inference.predict import Details, Picture, Predictor
+from melanoma.inference.predict import Picture, Predictor
+from melanoma.inference.words import Details
 
 NEVER = ("keras", "torch", "tensorflow", "jax", "pandas", "sklearn")
 PROBE = f"""

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from melanoma.inference.inputs import find_pictures
-from melanoma.inference.predict import ERROR, NOT_ASSESSABLE, Predictor
+from melanoma.inference.predict import Predictor
+from melanoma.inference.words import ERROR, NOT_ASSESSABLE
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from test_gate import KINDS, ordinary_photographs

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from melanoma.images.filters import preprocess as preprocess
     from melanoma.images.filters import process as process
     from melanoma.inference.explain import explain as explain
-    from melanoma.inference.predict import Details as Details
     from melanoma.inference.predict import Predictor as Predictor
+    from melanoma.inference.words import Details as Details
     from melanoma.judge import judge_file as judge_file
     from melanoma.models.classifier import build_classifier as build_classifier
     from melanoma.models.losses import focal_loss as focal_loss
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 RESEARCH_ONLY = "Research use only. Not a medical device. Not for diagnosis."
 _PLACES = {
-    "Details": "melanoma.inference.predict",
+    "Details": "melanoma.inference.words",
     "MelanomaError": "melanoma.errors",
     "Predictor": "melanoma.inference.predict",
     "blend_runs": "melanoma.compare",

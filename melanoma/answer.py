@@ -15,7 +15,8 @@ from melanoma import RESEARCH_ONLY
 from melanoma.errors import UsageError, printable
 from melanoma.files import replacing, write_bytes
 from melanoma.inference.inputs import Item, find_pictures
-from melanoma.inference.predict import ERROR, FEW, Answer, Details, Predictor, in_percent
+from melanoma.inference.predict import FEW, Predictor
+from melanoma.inference.words import ERROR, Answer, Details, in_percent
 
 if TYPE_CHECKING:  # to answer needs none of what draws
     from melanoma.inference.explain import Explanation

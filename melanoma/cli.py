@@ -326,7 +326,7 @@ def predict(
     A picture that cannot be read is reported and the rest is answered; the exit code is 1 then.
     """
     from melanoma.answer import answer_pictures, print_answers
-    from melanoma.inference.predict import Details
+    from melanoma.inference.words import Details
 
     details = Details(age, sex, site, prevalence)
     predictor, answers = answer_pictures(
@@ -353,7 +353,7 @@ def explain(
 ) -> None:
     """Draw where the network looked: the picture, what the network saw of it, and the map over that."""
     from melanoma.answer import explain_picture
-    from melanoma.inference.predict import Details
+    from melanoma.inference.words import Details
 
     explained = explain_picture(picture, model, out, Details(age, sex, site, prevalence), views)
     print(explained.answer.words)

@@ -13,7 +13,8 @@ from PIL import Image
 
 from melanoma.answer import print_answers
 from melanoma.errors import UsageError
-from melanoma.inference.predict import Answer, Predictor
+from melanoma.inference.predict import Predictor
+from melanoma.inference.words import Answer
 from melanoma.runs import Run
 
 RESEARCH = "Research use only. Not a medical device. Not for diagnosis."

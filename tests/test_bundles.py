@@ -12,7 +12,8 @@ from melanoma.errors import DataError, ModelError, UsageError
 from melanoma.evaluation.metrics import auc
 from melanoma.files import sha256
 from melanoma.inference.bundle import SUMS, listed_hashes, read_bundle
-from melanoma.inference.predict import Details, Predictor
+from melanoma.inference.predict import Predictor
+from melanoma.inference.words import Details
 from melanoma.runs import Run
 
 OTHER = [*TINY, "images.size_px=48", "evaluate.views=8", "evaluate.precision=float32", "seed=5", "folds.count=2"]

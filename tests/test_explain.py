@@ -11,8 +11,9 @@ from PIL import Image
 from melanoma.config import settings_from
 from melanoma.errors import DataError
 from melanoma.inference.explain import explain, logit, overlaid, png, sheet
-from melanoma.inference.predict import Details, Predictor, in_percent
+from melanoma.inference.predict import Predictor
 from melanoma.inference.scoring import dihedral, laid_back
+from melanoma.inference.words import Details, in_percent
 from melanoma.models.backend import BACKEND, keras
 from melanoma.models.classifier import answering, build_classifier
 from melanoma.runs import Run

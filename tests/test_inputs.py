@@ -12,7 +12,7 @@ from zoo import saved, scene
 from melanoma.errors import DataError, UsageError
 from melanoma.inference import inputs
 from melanoma.inference.inputs import find_pictures
-from melanoma.inference.predict import Details
+from melanoma.inference.words import Details
 
 JPEG = saved(scene(), "JPEG")
 

@@ -22,8 +22,9 @@ from melanoma.files import sha256, write_json
 from melanoma.images.decode import decode
 from melanoma.inference.bundle import SUMS, read_bundle
 from melanoma.inference.engine import Engine
-from melanoma.inference.predict import Details, Predictor
+from melanoma.inference.predict import Predictor
 from melanoma.inference.scoring import dihedral, sigmoid
+from melanoma.inference.words import Details, in_words
 from melanoma.runs import Run
 
 HEAVY = ("keras", "torch", "jax", "tensorflow", "pandas", "sklearn", "scipy", "matplotlib")
@@ -175,9 +176,14 @@ def test_words_name_the_operating_point_and_statuses_follow_the_conformal_limits
     point = predictor.operating_point
     assert point is not None
     found = f"found {100 * point['sensitivity']['value']:.0f} % of the melanomas"
-    assert found in predictor.words(1.0, "melanoma") and "At or above" in predictor.words(1.0, "melanoma")
-    assert "Below" in predictor.words(0.0, "benign")
-    assert predictor.words(0.4, "refer").startswith("Refer")
+    threshold = predictor.answers["threshold"]
+    suspect = in_words(threshold, "melanoma", threshold, point)
+    assert found in suspect and "At or above" in suspect
+    assert "Below" in in_words(0.0, "benign", threshold, point)
+    assert in_words(0.4, "refer", 0.5, None) == (
+        "Refer: the score alone does not tell, so the lesion should be seen by somebody who can. "
+        "Below the threshold 0.5, which was set, not measured."
+    )
 
 
 def test_without_conformal_limits_whatever_is_assessable_is_referred(

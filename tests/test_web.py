@@ -18,7 +18,8 @@ from PIL import Image
 from starlette.testclient import TestClient
 from zoo import dicom, saved, scene
 
-from melanoma.inference.predict import Details, Predictor
+from melanoma.inference.predict import Predictor
+from melanoma.inference.words import Details
 from melanoma.runs import Run
 from melanoma.web import forms
 from melanoma.web.app import create_app

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 FEATURES = ("age_years", "sex", "site")
 ANSWERS = ("target", "benign_malignant", "diagnosis")
 UNKNOWN = "unknown"
+OLDEST_YEARS = 120
 AGE_SCALE_YEARS = 90.0  # the oldest age in the SIIM-ISIC tables: most ages come out between 0 and 1
 NO_AGE_YEARS = 0.0  # stands in where no training row has an age; `age_was_blank` is then 1 in all of them
 

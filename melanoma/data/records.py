@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from melanoma.data.encode import one_site
+from melanoma.data.encode import OLDEST_YEARS, one_site
 from melanoma.errors import DataError, listed
 
 # Our name of a column: the spellings in which it is read, the first one present counts.
@@ -33,7 +33,6 @@ LABELS = {"0": 0, "0.0": 0, "false": 0, "benign": 0, "1": 1, "1.0": 1, "true": 1
 SEXES = {"f": "female", "female": "female", "m": "male", "male": "male"}
 EMPTY = ("", "na", "n/a", "nan")
 BLANKS = (*EMPTY, "unknown")
-OLDEST_YEARS = 120
 STRAY = " \t\r\n\"'"
 
 

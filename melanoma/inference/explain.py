@@ -18,7 +18,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from melanoma.errors import DataError, printable
 from melanoma.images.decode import UInt8Array, as_image, decode
-from melanoma.inference.predict import Answer, Details, Predictor, Source, in_percent
+from melanoma.inference.predict import Predictor, Source
+from melanoma.inference.words import Answer, Details, in_percent
 
 RED, BLUE = np.array([213.0, 94.0, 0.0]), np.array([0.0, 114.0, 178.0])  # for melanoma, against: told apart by most
 COVER = 0.6  # of the colour where a place speaks most

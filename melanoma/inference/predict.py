@@ -7,7 +7,7 @@ judged and why, when to refer, and in words what a probability is worth.
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from melanoma import RESEARCH_ONLY
-from melanoma.data.encode import Encoder, one_site
+from melanoma.data.encode import Encoder
 from melanoma.errors import DataError, MelanomaError, ModelError, UsageError
 from melanoma.evaluation.recalibration import rebased
 from melanoma.images.decode import UInt8Array, as_image, decode_sized
@@ -24,69 +24,11 @@ from melanoma.images.filters import THUMBNAIL_PX, prepare, process
 from melanoma.inference.bundle import Bundle, read_bundle
 from melanoma.inference.engine import Choice, Engine, choose
 from melanoma.inference.scoring import dihedral, laid_back, sigmoid
+from melanoma.inference.words import ERROR, NOT_ASSESSABLE, Answer, Details, in_words
 
 Float64Array = NDArray[np.float64]
 Source = Path | str | bytes | UInt8Array
-NOT_ASSESSABLE, ERROR = "not assessable", "error"
 FEW = 8  # pictures for which every core works on one at a time: they are answered before many could be under way
-OLDEST_YEARS = 120
-
-
-@dataclass(frozen=True)
-class Details:
-    """What is known of a patient, and how answers are wanted. Blank is not known.
-
-    age_years: 0 to 120. sex: female or male. site: the anatomical site, a word of the bundle's, in
-    any of the spellings that tables have. prevalence: the share
-    of melanomas among such lesions where the answer is used, in (0, 1); without it the bundle's own.
-    """
-
-    age_years: float | None = None
-    sex: str | None = None
-    site: str | None = None
-    prevalence: float | None = None
-
-    def __post_init__(self) -> None:
-        """Raise UsageError for what cannot be."""
-        if self.age_years is not None and not 0 <= self.age_years <= OLDEST_YEARS:
-            raise UsageError(f"an age is from 0 to {OLDEST_YEARS} years, not {self.age_years:g}")
-        if self.sex is not None and self.sex not in ("female", "male"):
-            raise UsageError(f"sex is female or male, or left out, not {self.sex!r:.40}")
-        if self.prevalence is not None and not 0 < self.prevalence < 1:
-            raise UsageError(f"a prevalence is a share above 0 and below 1, not {self.prevalence:g}")
-        if self.site is not None:
-            object.__setattr__(self, "site", one_site(self.site))
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What is said of one picture.
-
-    status: melanoma, benign, refer, not assessable, or error. probability: calibrated, for the prevalence where it is
-    used. score: the networks' own, which ranks lesions best. label: 1 from the operating point on. words: all of that
-    in a sentence or two. reasons: why it is not assessable. width, height: of the original, pixels. activation_map:
-    float32 (rows, columns), each place's share of the logit; only where it was asked for.
-    """
-
-    name: str
-    status: str
-    probability: float | None = None
-    score: float | None = None
-    label: int | None = None
-    words: str = ""
-    reasons: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
-    error: str | None = None
-    width: int | None = None
-    height: int | None = None
-    activation_map: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
-
-    def to_json(self) -> dict[str, Any]:
-        """Give plain values, without the map."""
-        return {name: value for name, value in asdict(replace(self, activation_map=None)).items() if name != MAP}
-
-
-MAP = "activation_map"
 
 
 @dataclass(frozen=True)
@@ -264,24 +206,6 @@ class Predictor:
         scores = np.mean([np.mean(of_run, axis=0) for of_run in by_run], axis=0)
         return Judged(scores, features, _mean_map(activation) if maps else None)
 
-    def words(self, score: float, status: str) -> str:
-        """Say in plain words what a score is worth."""
-        said = {
-            "melanoma": "Suspect: so high a score is rare among benign lesions.",
-            "benign": "Not suspect: so low a score is rare among melanomas.",
-            "refer": "Refer: the score alone does not tell, so the lesion should be seen by somebody who can.",
-        }[status]
-        above = score >= self.answers["threshold"]
-        place = "At or above" if above else "Below"
-        point = self.operating_point
-        if point is None:
-            return f"{said} {place} the threshold {self.answers['threshold']:.3g}, which was set, not measured."
-        found, passed = (point[name]["value"] for name in ("sensitivity", "specificity"))
-        return (
-            f"{said} {place} the operating point that found {100 * found:.0f} % of the melanomas and passed "
-            f"{100 * passed:.0f} % of the benign lesions of patients whom the networks had not seen."
-        )
-
     @property
     def source(self) -> dict[str, Any]:
         """Tell where an answer comes from, as plain values: it goes with every one of them."""
@@ -352,7 +276,7 @@ class Predictor:
             return replace(seen, status=NOT_ASSESSABLE, words=words, reasons=reasons)
         status = str(self.answers["conformal"].answer(np.array([raw]))[0]) if self.answers["conformal"] else "refer"
         probability, label = self.calibrated(raw, details), int(raw >= self.answers["threshold"])
-        words = self.words(raw, status)
+        words = in_words(raw, status, self.answers["threshold"], self.operating_point)
         return replace(seen, status=status, probability=probability, score=raw, label=label, words=words)
 
     def _scores(self, images: Sequence[Source] | Source, details: Details | None) -> Float64Array:
@@ -373,15 +297,6 @@ class Predictor:
         if own is None or wanted is None or not (0 < own < 1 and 0 < wanted < 1):
             return np.asarray(melanoma)
         return rebased(melanoma, own, wanted)
-
-
-def in_percent(probability: float) -> str:
-    """Say a probability so that no answer looks like a certainty."""
-    if probability < 0.001:
-        return "under 0.1 %"
-    if probability > 0.999:
-        return "over 99.9 %"
-    return f"{100 * probability:.1f} %"
 
 
 def open_model(model: Path | str) -> Bundle:

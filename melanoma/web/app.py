@@ -19,7 +19,8 @@ from melanoma.errors import MelanomaError, MissingExtraError, UsageError
 from melanoma.images.decode import UInt8Array, decode
 from melanoma.images.filters import shrunk
 from melanoma.inference.explain import NOTE, Explanation, middle_of, png, sheet
-from melanoma.inference.predict import ERROR, Answer, Details, Predictor
+from melanoma.inference.predict import Predictor
+from melanoma.inference.words import ERROR, Answer, Details
 
 try:
     import uvicorn

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from melanoma.errors import MelanomaError
-from melanoma.inference.predict import Answer
+from melanoma.inference.words import Answer
 from melanoma.web.forms import ProblemError
 
 HEADERS = {

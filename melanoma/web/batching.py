@@ -12,7 +12,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from melanoma.inference.predict import Answer, Details, Predictor
+from melanoma.inference.predict import Predictor
+from melanoma.inference.words import Answer, Details
 
 
 class OverloadedError(Exception):

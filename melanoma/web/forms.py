@@ -12,7 +12,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from melanoma.errors import UsageError, printable
-from melanoma.inference.predict import Details
+from melanoma.inference.words import Details
 
 MOST_FIELDS, LARGEST_FIELD = 8, 1024  # bytes
 BODY_SECONDS = 60.0  # in which a request must have arrived
