@@ -131,14 +131,13 @@ def test_a_blurred_picture_is_less_sharp_a_dark_one_less_light_a_pale_one_has_le
 
 
 def test_colours_are_cie_lab() -> None:
-    known = np.array([[255, 255, 255], [0, 0, 0], [255, 0, 0], [0, 0, 255]], np.uint8)
+    known = np.array([[255, 255, 255], [0, 0, 0], [255, 0, 0], [0, 0, 255]], np.uint8).reshape(4, 1, 1, 3)
     expected = [[100, 0, 0], [0, 0, 0], [53.24, 80.09, 67.20], [32.30, 79.19, -107.86]]
-    np.testing.assert_allclose(lab(known), expected, atol=0.02)
+    np.testing.assert_allclose(lab(known)[..., 0, 0], expected, atol=0.02)
     pictures = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     opencv = [cv2.cvtColor(one.astype(np.float32) / np.float32(255), cv2.COLOR_RGB2LAB) for one in pictures]
-    np.testing.assert_allclose(
-        lab(pictures), opencv, atol=0.5
-    )  # it looks up tables between whose places it draws lines
+    # OpenCV looks up tables, between whose places it draws lines
+    np.testing.assert_allclose(np.moveaxis(lab(pictures), 1, -1), opencv, atol=0.5)
 
 
 def test_likeness_is_the_mahalanobis_distance_of_its_covariance() -> None:

@@ -16,6 +16,7 @@ from melanoma.images.filters import shrunk
 Pixels = NDArray[np.float32]
 Generator = np.random.Generator
 SIDE_PX = 128  # drawn at; what is asked for is at most this
+ROUND = 40  # corners of what looks like a disc
 
 
 def draw_clutter(count: int, side_px: int, seed: int) -> NDArray[np.uint8]:
@@ -60,18 +61,21 @@ def _scene(random: Generator) -> Pixels:
 def _leaves(random: Generator) -> Pixels:
     """Discs and polygons of every size that cover one another, under a slanted light, perhaps out of focus."""
     base, spread, grey = _colour(random), random.choice([15, 40, 90, 200]), random.random() < 0.2
-    picture = _ground(_colour(random))
-    for _ in range(int(random.integers(3, 400))):
-        reach = SIDE_PX * float(np.clip(0.02 / (random.random() ** (2 / 3) + 0.02), 0.01, 0.8))
-        middle = random.uniform(0, SIDE_PX, 2)
-        colour = (
-            np.full(3, random.uniform(0, 255)) if grey else np.clip(base + random.uniform(-1, 1, 3) * spread, 0, 255)
-        )
-        corners = int(random.choice([3, 4, 40]))
-        angles = np.sort(random.uniform(0, 2 * np.pi, corners)) if corners < 40 else np.linspace(0, 2 * np.pi, corners)
-        stretched = reach * random.uniform(0.6, 1.6)
-        outline = middle + np.stack([stretched * np.cos(angles), reach * np.sin(angles)], axis=1)
-        cv2.fillPoly(picture, [outline.astype(np.int32)], colour.tolist(), cv2.LINE_AA)
+    picture, count = _ground(_colour(random)), int(random.integers(3, 400))
+    reach = SIDE_PX * np.clip(0.02 / (random.random(count) ** (2 / 3) + 0.02), 0.01, 0.8)[:, None]
+    colours = np.repeat(random.uniform(0, 255, (count, 1)), 3, axis=1)
+    if not grey:
+        colours = np.clip(base + random.uniform(-1, 1, (count, 3)) * spread, 0, 255)
+    corners, angles = random.choice([3, 4, ROUND], count), np.sort(random.uniform(0, 2 * np.pi, (count, 4)), axis=1)
+    across = reach * random.uniform(0.6, 1.6, (count, 1))
+    middle = random.uniform(0, SIDE_PX, (count, 1, 2))
+    discs, polygons = (
+        (middle + np.stack([across * np.cos(turns), reach * np.sin(turns)], axis=2)).astype(np.int32)
+        for turns in (np.linspace(0, 2 * np.pi, ROUND), angles)
+    )
+    for number, colour in enumerate(colours.tolist()):
+        outline = discs[number] if corners[number] == ROUND else polygons[number, : corners[number]]
+        cv2.fillPoly(picture, [outline], colour, cv2.LINE_AA)
     if random.random() < 0.6:
         down, across = _places()
         slant = (across - 0.5) * random.normal() + (down - 0.5) * random.normal()

@@ -158,11 +158,11 @@ def qualities(thumbnails: UInt8Array, images: Any) -> dict[str, Float64Array]:
     thumbnails: uint8 (n, 64, 64, 3); images: n of uint8 (side, side, 3), as a network sees them. sharpness: the log of
     fine detail over coarse. lightness: the mean of CIE L*, 0 to 100. contrast: how far the colours are apart, L*a*b*.
     """
-    colours = np.sort(lab(thumbnails[:, ::2, ::2]).reshape(len(thumbnails), -1, 3), axis=1)
-    low, high = (colours[:, int(share * colours.shape[1])] for share in (SHARES[0], SHARES[-1]))
+    colours = np.sort(lab(thumbnails[:, ::2, ::2]).reshape(len(thumbnails), 3, -1), axis=2)
+    low, high = (colours[..., int(share * colours.shape[2])] for share in (SHARES[0], SHARES[-1]))
     return {
         "sharpness": np.array([_sharpness(image) for image in images]),
-        "lightness": np.asarray(colours[..., 0].mean(axis=1), np.float64),
+        "lightness": np.asarray(colours[:, 0].mean(axis=1), np.float64),
         "contrast": np.asarray(np.linalg.norm(high - low, axis=1), np.float64),
     }
 
@@ -178,7 +178,7 @@ def looks(thumbnails: UInt8Array) -> Float64Array:
 
 
 def _described(thumbnails: UInt8Array) -> Float64Array:
-    colours = np.ascontiguousarray(np.moveaxis(lab(thumbnails), -1, 1))  # (n, 3, 64, 64)
+    colours = lab(thumbnails)
     count, pixels = len(colours), colours.reshape(len(colours), 3, -1)
     means, squares = pixels @ _rings(), pixels**2 @ _rings()
     columns = [means.reshape(count, -1), np.sqrt(np.maximum(squares - means**2, 0)).reshape(count, -1)]
@@ -228,15 +228,16 @@ def _likeness(values: Mapping[str, Float64Array], number: int) -> Likeness:
 
 
 def lab(thumbnails: UInt8Array) -> NDArray[np.float32]:
-    """Turn sRGB into CIE L*a*b* under D65: float32 of the same shape. Source: IEC 61966-2-1, CIE 15.
+    """Turn sRGB, uint8 (n, rows, columns, 3), into CIE L*a*b* under D65: float32 (n, 3, rows, columns).
 
     OpenCV does the same, after a seventh of a second for its tables: as long as a network takes for a picture.
+    Source: IEC 61966-2-1, CIE 15.
     """
     light = _linear()[thumbnails] @ TO_XYZ.T
     root = np.power(np.maximum(light, DARK), np.float32(1 / 3))  # twice as quick as cbrt
     curve = np.where(light > DARK, root, light / (3 * (6 / 29) ** 2) + 4 / 29)
     x, y, z = np.moveaxis(curve, -1, 0)
-    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
 
 
 @cache
