@@ -67,10 +67,10 @@ def _leaves(random: Generator) -> Pixels:
     if not grey:
         colours = np.clip(base + random.uniform(-1, 1, (count, 3)) * spread, 0, 255)
     corners, angles = random.choice([3, 4, ROUND], count), np.sort(random.uniform(0, 2 * np.pi, (count, 4)), axis=1)
-    across = reach * random.uniform(0.6, 1.6, (count, 1))
+    stretched = reach * random.uniform(0.6, 1.6, (count, 1))
     middle = random.uniform(0, SIDE_PX, (count, 1, 2))
     discs, polygons = (
-        (middle + np.stack([across * np.cos(turns), reach * np.sin(turns)], axis=2)).astype(np.int32)
+        (middle + np.stack([stretched * np.cos(turns), reach * np.sin(turns)], axis=2)).astype(np.int32)
         for turns in (np.linspace(0, 2 * np.pi, ROUND), angles)
     )
     for number, colour in enumerate(colours.tolist()):
