@@ -16,30 +16,41 @@ from typing import Any
 
 from melanoma.errors import DataError, MelanomaError
 
+ASIDE = ".aside-"  # how everything begins that is not whole yet
+
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, keep: bool = False) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success flush it and rename it into place, else remove it.
 
+    keep: what stood at `path` goes to `previous(path)`; between the two renames nothing stands at `path`.
     Raises MelanomaError where the folder cannot be written to or the disk is full.
     """
     aside: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # the suffixes stay, since some writers choose their format by them
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix="".join(path.suffixes), dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f"{ASIDE}{path.name}.", suffix="".join(path.suffixes), dir=path.parent)
         os.close(handle)
         aside = Path(name)
         yield aside
         with aside.open("rb+") as file:
             os.fsync(file.fileno())
         aside.chmod(0o644)
+        if keep and path.exists():
+            path.replace(previous(path))
         aside.replace(path)
+        _keep_names(path.parent)
     except OSError as error:
         raise MelanomaError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         if aside is not None:
             aside.unlink(missing_ok=True)
+
+
+def previous(path: Path) -> Path:
+    """Return where the file before the one at `path` is kept."""
+    return path.with_name(f"previous-{path.name}")
 
 
 @contextmanager
@@ -48,11 +59,11 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     aside: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        aside = Path(tempfile.mkdtemp(prefix=f"{ASIDE}{path.name}.", dir=path.parent))
         yield aside
         aside.chmod(0o755)
         if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+            old = Path(tempfile.mkdtemp(prefix=f"{ASIDE}{path.name}.old.", dir=path.parent))
             path.replace(old)
             aside.replace(path)
             shutil.rmtree(old)
@@ -86,6 +97,26 @@ def resuming_folder(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.rmdir()  # nothing was done yet
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed process left half written in a folder and below: only for who holds its lock."""
+    for path in [*folder.rglob(f"{ASIDE}*")]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _keep_names(folder: Path) -> None:
+    """Have the system write a folder's names to the disk: a renamed file outlives a power cut only then."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

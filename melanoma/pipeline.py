@@ -173,12 +173,13 @@ def export(run: Run, settings: Settings, prepared: Prepared) -> Bundle:
     Raises MelanomaError where a fold is not trained to its end.
     """
     folds = range(folds_of(prepared))
-    unfinished = [str(fold) for fold in folds if not read_position(run.state(fold)).finished]
+    positions = {fold: read_position(run.state(fold)) for fold in folds}
+    unfinished = [str(fold) for fold, position in positions.items() if not position.finished]
     if unfinished:
         raise MelanomaError(
             f"fold {', '.join(unfinished)} is not trained to its end; first: melanoma resume {run.folder}"
         )
-    weights = {fold: sha256(run.weights(fold)) for fold in folds}
+    weights = {fold: _checked_weights(run, fold, positions[fold].best_sha256) for fold in folds}
     if (bundle := _exported(run)) is not None:
         known = bundle.description["networks"]
         lacking = settings.evaluate.precision == "int8" and not all("int8" in network for network in known)
@@ -353,6 +354,18 @@ def environment(settings: Settings) -> dict[str, Any]:
         "precision": settings.train.precision,
         "versions": {package: installed_version(package) for package in [*packages, "onnxruntime", "openvino"]},
     }
+
+
+def _checked_weights(run: Run, fold: int, known: str | None) -> str:
+    """Return the hash of a fold's best weights; raises MelanomaError where they are not what training wrote."""
+    path = run.weights(fold)
+    found = sha256(path) if path.exists() else "missing"
+    if known not in (None, found):
+        raise MelanomaError(
+            f"{path} is damaged or missing: remove {path.parent}, and train this fold again with: "
+            f"melanoma resume {run.folder}"
+        )
+    return found
 
 
 def note(remark: str) -> None:

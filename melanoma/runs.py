@@ -9,7 +9,7 @@ from pathlib import Path
 
 from melanoma.config import Settings, settings_from, to_toml
 from melanoma.errors import MelanomaError, UsageError
-from melanoma.files import locked, write_text
+from melanoma.files import locked, remove_unfinished, write_text
 
 CACHE = "cache"  # beside the runs, shared by them
 
@@ -129,8 +129,12 @@ class Run:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the run for this process alone; raises MelanomaError telling who holds it."""
+        """Hold the run for this process alone, and tidy up after one that was killed.
+
+        Raises MelanomaError telling who holds it.
+        """
         with locked(self.folder / ".lock", wait=False, what=f"the run {self.folder}"):
+            remove_unfinished(self.folder)
             yield
 
 

@@ -315,11 +315,46 @@ def test_pictures_that_do_not_fit_into_the_queue_get_503_and_when_to_come_again(
 
 def test_requests_that_are_held_in_memory_at_once_have_a_limit() -> None:
     memory = forms.Memory(100)
-    with memory.kept() as take:
-        take(60)
-        with pytest.raises(forms.ProblemError, match="too much"), memory.kept() as other:
-            other(50)
+    with memory.shared() as one:
+        one.take(60)
+        with pytest.raises(forms.ProblemError, match="too much"), memory.shared() as other:
+            other.take(50)
         assert memory.held == 60
+    assert memory.held == 0
+
+
+def test_who_sends_most_makes_room_for_who_sends_less() -> None:
+    memory, ended = forms.Memory(100), []
+
+    async def sending(*amounts: int) -> None:
+        with memory.shared() as share:
+            try:
+                async with share.arrival(60):
+                    for amount in amounts:
+                        share.take(amount)
+                    await asyncio.sleep(60)  # and no more comes
+            except forms.ProblemError as error:
+                ended.append((sum(amounts), error.status))
+
+    async def healthy() -> None:
+        slow = [asyncio.create_task(sending(amount, amount)) for amount in (20, 15, 10)]
+        await asyncio.sleep(0)
+        assert memory.held == 90
+        with memory.shared() as small, memory.shared() as large:
+            async with small.arrival(60), large.arrival(60):
+                small.take(15)
+                assert memory.held == 65  # the largest has left
+                await asyncio.sleep(0.01)
+                assert ended == [(40, 503)]
+                with pytest.raises(forms.ProblemError, match="too much"):
+                    large.take(50)
+                small.take(5)
+        for task in slow:
+            task.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
+
+    asyncio.run(healthy())
+    assert ended == [(40, 503)]
     assert memory.held == 0
 
 

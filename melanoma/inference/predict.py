@@ -29,6 +29,7 @@ from melanoma.inference.words import ERROR, NOT_ASSESSABLE, Answer, Details, in_
 Float64Array = NDArray[np.float64]
 Source = Path | str | bytes | UInt8Array
 FEW = 8  # pictures for which every core works on one at a time: they are answered before many could be under way
+CHUNK = 2  # times an engine's batch, that a thread reads, judges and tells in one go: fewer would cost 2 % more
 
 
 @dataclass(frozen=True)
@@ -132,11 +133,11 @@ class Predictor:
         items: name, picture, details. A picture may also be a function that gives its bytes.
         """
         waiting: deque[Future[list[Answer]]] = deque()
-        rest, size, threads = iter(items), self.engines[0].batch, self.threads
+        rest, size, threads = iter(items), CHUNK * self.engines[0].batch, self.threads
         pool = ThreadPoolExecutor(threads)
         try:
             while True:
-                while len(waiting) < 3 * threads and (chunk := list(islice(rest, size))):
+                while len(waiting) < 2 * threads and (chunk := list(islice(rest, size))):
                     waiting.append(pool.submit(self.answer_batch, chunk, maps))
                 if not waiting:
                     return

@@ -2,6 +2,7 @@
 
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,17 @@ from melanoma.data.cache import Cache
 from melanoma.data.encode import learn_encoder
 from melanoma.errors import DataError, MelanomaError, listed
 from melanoma.evaluation.metrics import auc
-from melanoma.files import replacing, write_json, write_text
+from melanoma.files import previous, replacing, sha256, write_json, write_text
 from melanoma.machine import keep_memory
 from melanoma.models.backend import BACKEND, has_bfloat16, keras
 from melanoma.models.classifier import build_classifier
 from melanoma.models.losses import build_loss
 from melanoma.runs import Run
 from melanoma.training.augment import augmentation
-from melanoma.training.progress import Interrupted, TrainingProgress, stop_requests
-from melanoma.training.state import Position, load_state, read_position, save_state
+from melanoma.training.progress import Interrupted, TrainingProgress, say, stop_requests
+from melanoma.training.state import Position, has_state, load_state, read_position, save_state
+
+SAVE_EVERY_SECONDS = 600.0  # the most of a long epoch that a kill can cost
 
 
 def train_fold(  # noqa: PLR0915  one straight line
@@ -70,7 +73,7 @@ def train_fold(  # noqa: PLR0915  one straight line
     keras.utils.set_random_seed(settings.seed + fold)
     keras.config.set_dtype_policy(precision(settings.train))
     prior = 0.5 if weights is not None else float(training["target"].mean())
-    ready_weights = "none" if run.state(fold).exists() else None  # a saved state replaces them
+    ready_weights = "none" if has_state(run.state(fold)) else None  # a saved state replaces them
     classifier = build_classifier(
         settings.model,
         settings.images,
@@ -86,7 +89,8 @@ def train_fold(  # noqa: PLR0915  one straight line
     model.test_on_batch(*_fed(train.batch(np.arange(min(2, len(train.rows))))))  # fails early, and makes every variable
 
     # ---- epochs ------------------------------------------------------------------------------------------------
-    position = load_state(run.state(fold), model)
+    position, saved = load_state(run.state(fold), model), time.monotonic()
+    _restore_best(run.weights(fold), position)
     epochs, steps = settings.train.epochs, len(train)
     progress = TrainingProgress(f"fold {fold}", epochs, steps, position.epoch * steps + position.step)
     with stop_requests() as stop_requested, progress as show:
@@ -103,8 +107,10 @@ def train_fold(  # noqa: PLR0915  one straight line
                 position.images += len(batch[1])
                 position.loss += float(logs["loss"]) * len(batch[1])
                 position.right += float(logs["accuracy"]) * len(batch[1])
-                if stop_requested():
+                if stop_requested() or time.monotonic() > saved + SAVE_EVERY_SECONDS:
                     save_state(run.state(fold), model, position)
+                    saved = time.monotonic()
+                if stop_requested():
                     raise Interrupted
             seconds = time.monotonic() - started
             trained = max(len(order) - first_step * train.batch_size, 0)  # none where only the validation was left
@@ -122,15 +128,32 @@ def train_fold(  # noqa: PLR0915  one straight line
             position.close_epoch()
             if best or not run.weights(fold).exists():
                 position.best, position.best_epoch = row[settings.train.monitor], position.epoch
-                with replacing(run.weights(fold)) as aside:
+                with replacing(run.weights(fold), keep=True) as aside:
                     classifier.save_weights(aside)
+                position.best_sha256 = sha256(run.weights(fold))
             waited = position.epoch - position.best_epoch
             position.finished = position.epoch >= epochs or waited >= settings.train.patience
             write_text(run.history(fold), pd.DataFrame(position.history).to_csv(index=False))
             save_state(run.state(fold), model, position)
+            saved = time.monotonic()
             show.epoch(row, best)
             if stop_requested():
                 raise Interrupted
+
+
+def _restore_best(weights: Path, position: Position) -> None:
+    """Let the weights file be the one that the state knows: a kill may have come between the two.
+
+    Where there is none such any more, the best of the coming epochs is taken.
+    """
+    if position.best_sha256 is None:
+        return
+    for path in (weights, previous(weights)):
+        if path.exists() and sha256(path) == position.best_sha256:
+            path.replace(weights)
+            return
+    say(f"note: {weights} is damaged or missing; the best of the coming epochs is taken")
+    position.best = None
 
 
 def precision(settings: TrainSettings) -> str:

@@ -30,6 +30,7 @@ try:
 
     from melanoma.web.around import Metrics, Outside, add_problems
     from melanoma.web.batching import Batcher, OverloadedError
+    from melanoma.web.connections import Connection
     from melanoma.web.forms import RETRY_SECONDS, Memory, ProblemError, details_of, read_pictures
     from melanoma.web.schema import EXPLAIN_BODY, PREDICT_BODY, Explained, Model, Predicted, Problem
 except ImportError as missing:
@@ -69,8 +70,8 @@ class Service:
         self, request: Request, field: str, most: int, *, maps: bool
     ) -> AsyncIterator[tuple[list[Answer], list[bytes]]]:
         """Answer for the pictures of a request, and hold their bytes; raises ProblemError where there is no answer."""
-        with self.memory.kept() as take:
-            pictures, details = await read_pictures(request, field, most, self.largest_bytes, take)
+        with self.memory.shared() as share:
+            pictures, details = await read_pictures(request, field, most, self.largest_bytes, share)
             try:
                 futures = self.batcher.submit(pictures, details, maps=maps)
             except OverloadedError:
@@ -178,7 +179,7 @@ def serve(model: Path | str, *, host: str, port: int, views: int | None, queue: 
         raise UsageError("--queue and --largest are 1 or more, and --port is from 0 to 65535")
     app = create_app(Predictor(model, views=views), queue=queue, largest_bytes=largest_bytes)
     settings = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False,
+        app, http=Connection, ws="none", log_level="warning", access_log=False, server_header=False,
         timeout_keep_alive=15, timeout_graceful_shutdown=DRAIN_SECONDS,
     )  # fmt: skip
     try:

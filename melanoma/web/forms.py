@@ -2,9 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
@@ -28,40 +27,87 @@ class ProblemError(Exception):
         self.status, self.detail, self.retry_seconds = status, detail, retry_seconds
 
 
-@dataclass
 class Memory:
-    """The bytes of requests that are held at once, and their limit."""
+    """The bytes of requests that are held at once, and their limit: who sends most makes room for who sends less."""
 
-    most: int
-    held: int = 0
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._shares: set[Share] = set()
+
+    @property
+    def held(self) -> int:
+        """How many bytes are held."""
+        return sum(share.held for share in self._shares)
 
     @contextmanager
-    def kept(self) -> Iterator[Callable[[int], None]]:
-        """Give a function that takes bytes, given back at the end; it raises ProblemError where they are too many."""
-        mine = 0
-
-        def take(count: int) -> None:
-            nonlocal mine
-            if self.held + count > self.most:
-                raise ProblemError(503, "too much is being sent at once; try again soon", RETRY_SECONDS)
-            mine += count
-            self.held += count
-
+    def shared(self) -> Iterator["Share"]:
+        """Give a request its share, which it takes as it arrives and gives back at the end."""
+        share = Share(self)
+        self._shares.add(share)
         try:
-            yield take
+            yield share
         finally:
-            self.held -= mine
+            self._shares.discard(share)
+
+    def make_room(self, count: int, wanted_by: "Share") -> None:
+        """End those that hold most of what is still arriving; raises ProblemError where that is who wants more."""
+        while self.held + count > self.most:
+            arriving = [share for share in self._shares if share.arriving is not None]
+            largest = max(arriving, key=lambda share: share.held, default=wanted_by)
+            if largest is wanted_by or largest.held <= wanted_by.held + count:
+                raise _too_much()
+            largest.end()
+
+
+class Share:
+    """What one request holds. arriving: the time limit of its body while that is read."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.held, self.ended = 0, False
+        self.arriving: asyncio.Timeout | None = None
+        self._memory = memory
+
+    def take(self, count: int) -> None:
+        """Hold more bytes; raises ProblemError where there is no room for them."""
+        if self.ended:
+            raise _too_much()
+        self._memory.make_room(count, self)
+        self.held += count
+
+    def end(self) -> None:
+        """Let its time be over now."""
+        self.held, self.ended = 0, True
+        if self.arriving is not None:
+            self.arriving.reschedule(asyncio.get_running_loop().time())
+            self.arriving = None
+
+    @asynccontextmanager
+    async def arrival(self, seconds: float) -> AsyncGenerator[None]:
+        """Read its body within some seconds; raises ProblemError where it is too slow, or ended for another."""
+        try:
+            async with asyncio.timeout(seconds) as self.arriving:
+                yield
+        except TimeoutError:
+            if self.ended:
+                raise _too_much() from None
+            raise ProblemError(408, f"the request took over {seconds:.0f} s to arrive") from None
+        finally:
+            self.arriving = None
+
+
+def _too_much() -> ProblemError:
+    return ProblemError(503, "too much is being sent at once; try again soon", RETRY_SECONDS)
 
 
 async def read_pictures(
-    request: Request, field: str, most: int, largest: int, take: Callable[[int], None]
+    request: Request, field: str, most: int, largest: int, share: Share
 ) -> tuple[list[tuple[str, bytes]], Details]:
     """Read the pictures of a multipart request, name and bytes, and what is known of the patient.
 
-    They are read into memory, at most `largest` bytes, counted as they come and told to `take`. Raises ProblemError
+    They are read into memory, at most `largest` bytes, counted as they come and taken from `share`. Raises ProblemError
     where the body is of another kind, too large, too slow, or without pictures in `field`, 1 to `most` of them.
     """
-    form = await _form(request, field, most, largest, take)
+    form = await _form(request, field, most, largest, share)
     try:
         pictures = [(plain_name(one.filename), await one.read()) for one in _files_of(form, field, most)]
         told = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
@@ -72,7 +118,7 @@ async def read_pictures(
         await form.close()
 
 
-async def _form(request: Request, field: str, most: int, largest: int, take: Callable[[int], None]) -> FormData:
+async def _form(request: Request, field: str, most: int, largest: int, share: Share) -> FormData:
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise ProblemError(415, f"send multipart/form-data with the pictures in the field {field}")
     too_large = ProblemError(413, f"the request is over {largest / 2**20:.0f} MiB; send smaller or fewer pictures")
@@ -86,7 +132,7 @@ async def _form(request: Request, field: str, most: int, largest: int, take: Cal
             count += len(chunk)
             if count > largest:
                 raise too_large
-            take(len(chunk))
+            share.take(len(chunk))
             yield chunk
 
     parser = MultiPartParser(
@@ -94,10 +140,8 @@ async def _form(request: Request, field: str, most: int, largest: int, take: Cal
     )
     parser.spool_max_size = largest + 1  # never to a disk
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with share.arrival(BODY_SECONDS):
             return await parser.parse()
-    except TimeoutError:
-        raise ProblemError(408, f"the request took over {BODY_SECONDS:.0f} s to arrive") from None
     except MultiPartException as error:
         raise ProblemError(400, f"the body is no multipart/form-data as expected: {error.message}") from error
     except ClientDisconnect:  # nobody is there to be told
