@@ -232,6 +232,18 @@ def export(run: Run, settings: Settings, prepared: Prepared) -> Bundle:
     return bundle
 
 
+def _checked_weights(run: Run, fold: int, known: str | None) -> str:
+    """Return the hash of a fold's best weights; raises MelanomaError where they are not what training wrote."""
+    path = run.weights(fold)
+    found = sha256(path) if path.exists() else "missing"
+    if known not in (None, found):
+        raise MelanomaError(
+            f"{path} is damaged or missing: remove {path.parent}, and train this fold again with: "
+            f"melanoma resume {run.folder}"
+        )
+    return found
+
+
 def score_run(run: Run, settings: Settings, prepared: Prepared) -> None:
     """Write the out-of-fold and the test probabilities, computed by the bundle."""
     bundle = read_bundle(run.bundle)
@@ -354,18 +366,6 @@ def environment(settings: Settings) -> dict[str, Any]:
         "precision": settings.train.precision,
         "versions": {package: installed_version(package) for package in [*packages, "onnxruntime", "openvino"]},
     }
-
-
-def _checked_weights(run: Run, fold: int, known: str | None) -> str:
-    """Return the hash of a fold's best weights; raises MelanomaError where they are not what training wrote."""
-    path = run.weights(fold)
-    found = sha256(path) if path.exists() else "missing"
-    if known not in (None, found):
-        raise MelanomaError(
-            f"{path} is damaged or missing: remove {path.parent}, and train this fold again with: "
-            f"melanoma resume {run.folder}"
-        )
-    return found
 
 
 def note(remark: str) -> None:

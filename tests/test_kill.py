@@ -18,38 +18,33 @@ from melanoma.files import ASIDE
 from melanoma.runs import Run, open_run
 from melanoma.training.state import HASH, POSITION
 
-SETTINGS = [*TINY, "folds.count=2", "train.epochs=3", "model.dropout=0.3", "balance.method=weights"]
+SETTINGS = [
+    *TINY,
+    *("folds.count=2", "train.epochs=3", "model.dropout=0.3", "balance.method=weights"),
+    "evaluate.precision=float32",  # auto is timed when a run begins: two runs may begin otherwise
+]
 WAIT_SECONDS = 300
 
 
-def command(*words: str, runs: Path) -> list[str]:
-    """Run the whole job, or go on with it, as a process of its own."""
-    if words[0] == "run":
-        words = (*words, "--recipe", "demo", "--runs", str(runs), "--name", "run")
-        words += tuple(f"--set={setting}" for setting in SETTINGS)
-    return [sys.executable, "-m", "melanoma", *words]
-
-
-def words(data: Path, runs: Path) -> tuple[str, ...]:
-    """Say what goes on with the job, or begins it."""
-    begun = (runs / "run" / "config.toml").exists()
-    return ("resume", str(runs / "run")) if begun else ("run", str(data))
+def command(data: Path, runs: Path) -> list[str]:
+    """Begin the whole job, or go on with it where it has begun."""
+    program = [sys.executable, "-m", "melanoma"]
+    if (runs / "run" / "config.toml").exists():
+        return [*program, "resume", str(runs / "run")]
+    settings = [f"--set={setting}" for setting in SETTINGS]
+    return [*program, "run", str(data), "--recipe", "demo", "--runs", str(runs), "--name", "run", *settings]
 
 
 def done(data: Path, runs: Path) -> Run:
     """Run the job, or go on with it where it has begun, to its end."""
-    ended = subprocess.run(
-        command(*words(data, runs), runs=runs), check=False, capture_output=True, text=True, timeout=WAIT_SECONDS
-    )
+    ended = subprocess.run(command(data, runs), check=False, capture_output=True, text=True, timeout=WAIT_SECONDS)
     assert ended.returncode == 0, ended.stderr[-2000:]
     return open_run(runs / "run")
 
 
 def started(data: Path, runs: Path) -> subprocess.Popen[bytes]:
     """Start the job, or go on with it, without waiting for it."""
-    return subprocess.Popen(
-        command(*words(data, runs), runs=runs), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    return subprocess.Popen(command(data, runs), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def same(one: Run, other: Run) -> bool:
