@@ -3,8 +3,8 @@
 python benchmarks/kill.py [--kills 50] [--seed 0]
 
 The whole job on drawn lesions: prepare, train two folds, export, score, judge. Each attempt starts afresh, is killed at
-a moment drawn evenly from the time that the job takes, goes on to its end, and is compared with a job that nobody
-killed: weights, optimizer, random states, submission.
+a moment drawn evenly from the time that the job takes once its folder is there, goes on to its end, and is compared
+with a job that nobody killed: weights, optimizer, random states, submission.
 """
 
 import argparse
@@ -19,21 +19,28 @@ import numpy as np
 from turns import machine
 
 from melanoma.data.synthetic import make_dataset
-from melanoma.training.state import has_state
+from melanoma.training.state import has_state, read_position
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from test_kill import Run, done, left_over, same, started
+from test_kill import SETTINGS, Run, differences, done, left_over, started
+
+SETTINGS += ["train.epochs=40", "train.patience=40"]  # so that training takes as long as the rest together
 
 
 def stage(run: Run) -> str:
     """Tell how far a job had come."""
-    if not run.config.exists():
-        return "starting"
     if not run.folds.exists():
         return "preparing"
+    if not all(finished(run, fold) for fold in range(2)):
+        return "training"
     if not (run.bundle / "model.json").exists():
-        return "training or exporting" if has_state(run.state(0)) else "before the first state"
-    return "scoring or judging"
+        return "exporting"
+    return "judging" if run.submission.exists() else "scoring"
+
+
+def finished(run: Run, fold: int) -> bool:
+    """Tell whether a fold was trained to its end."""
+    return has_state(run.state(fold)) and read_position(run.state(fold)).finished
 
 
 def main() -> None:
@@ -54,15 +61,19 @@ def main() -> None:
         print(f"the job takes {whole:.1f} s", flush=True)
         for number in range(given.kills):
             runs = folder / f"runs-{number}"
-            process = started(data, runs)
-            time.sleep(random.uniform(0, whole))
+            process, before = started(data, runs), time.monotonic()
+            while not (runs / "run" / "config.toml").exists():  # before, nothing is there to lose
+                time.sleep(0.01)
+            begun = time.monotonic() - before
+            time.sleep(random.uniform(0, whole - begun))
             process.kill()
             process.wait()
             stages[stage(Run(runs / "run"))] += 1
             run = done(data, runs)
-            alike += same(plain, run)
+            differ = differences(plain, run)
+            alike += not differ
             tidy += not left_over(run)
-            print(f"{number + 1}: {alike} ended alike, {tidy} without anything half written", flush=True)
+            print(f"{number + 1}: {alike} ended alike, {tidy} without anything half written", *differ[:3], flush=True)
             shutil.rmtree(runs)
     told = ", ".join(f"{count} {name}" for name, count in stages.most_common())
     print(f"{alike} of {given.kills} ended with the same weights, states and submission; killed while: {told}")

@@ -216,7 +216,7 @@ def test_openvino_is_chosen_where_it_is_installed_and_bfloat16_where_it_is_faste
         choose("onnxruntime", "bfloat16")
     if HAS_OPENVINO:
         for faster, precision in ((True, "bfloat16"), (False, "float32")):
-            monkeypatch.setattr(engines, "bfloat16_is_faster", lambda faster=faster: faster)
+            monkeypatch.setattr(engines, "multiplies_bfloat16_faster", lambda faster=faster: faster)
             monkeypatch.setattr(engines, "_has_bfloat16", lambda core: True)
             assert choose() == Choice("openvino", precision)  # type: ignore[arg-type]
         monkeypatch.setattr(engines, "_has_bfloat16", lambda core: False)
@@ -273,10 +273,10 @@ def test_ctrl_c_is_taken_after_networks_have_come_and_gone(network: Path) -> Non
     # each of OpenVINO's cores puts up a stack for signals: several, gone in any order, would leave a dangling one
     code = (
         "import gc, os, signal, sys, time\nfrom pathlib import Path\n"
-        "from melanoma.inference.engine import Choice, Engine, bfloat16_is_faster\n"
+        "from melanoma.inference.engine import Choice, Engine\n"
         f"first = Engine(Path({str(network)!r}), Choice('openvino', 'float32'))\n"
         f"second = Engine(Path({str(network)!r}), Choice('openvino', 'float32'))\n"
-        "bfloat16_is_faster()\ndel first\ngc.collect()\ndel second\ngc.collect()\n"
+        "del first\ngc.collect()\ndel second\ngc.collect()\n"
         "blocks = [bytearray(9999) for _ in range(999)]\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # it is ignored where tests run in the background
         "try:\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(30)\nexcept KeyboardInterrupt:\n    sys.exit(7)"

@@ -7,7 +7,6 @@ stay in a core's own memory and no core waits for another.
 import importlib
 import importlib.util
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 
 from melanoma.errors import MissingExtraError, ModelError, UsageError
 from melanoma.inference.onnx_file import check_onnx
-from melanoma.machine import FASTER, cores, processor_flags
+from melanoma.machine import cores, multiplies_bfloat16_faster
 
 EngineName = Literal["onnxruntime", "openvino"]
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -79,7 +78,7 @@ def choose(engine: str = "auto", precision: str = "auto") -> Choice:
         return Choice("onnxruntime", "int8" if precision == "int8" else "float32")
     core = _core()
     if precision == "auto":
-        precision = "bfloat16" if bfloat16_is_faster() else "float32"
+        precision = "bfloat16" if _bfloat16_is_faster() else "float32"
     if precision == "bfloat16" and not _has_bfloat16(core):
         raise UsageError("this processor has no bfloat16; use evaluate.precision=auto")
     return Choice("openvino", precision)  # type: ignore[arg-type]
@@ -171,7 +170,7 @@ def _load_openvino(path: Path, precision: Precision, few: bool) -> _Loaded:
     model, batch = core.read_model(path), 1 if few else BATCH
     # a fixed batch lets OpenVINO plan its memory once: 3 to 20 % faster than a dynamic one
     model.reshape({value: [batch, *list(value.partial_shape)[1:]] for value in model.inputs})
-    bfloat16 = precision == "bfloat16" or (precision == "int8" and bfloat16_is_faster())
+    bfloat16 = precision == "bfloat16" or (precision == "int8" and _bfloat16_is_faster())
     hints = {
         "PERFORMANCE_HINT": "LATENCY" if few else "THROUGHPUT",
         "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
@@ -250,34 +249,5 @@ def _has_bfloat16(core: Any) -> bool:
     return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-@cache
-def bfloat16_is_faster() -> bool:
-    """Tell whether OpenVINO computes faster in bfloat16 than in float32 on this processor.
-
-    AMX tiles settle it: there it is several times faster. AVX-512's bfloat16 instructions do not, as they take half
-    the time of float32 on one maker's cores and twice the time on another's: one convolution is timed in both.
-    """
-    core = _core()
-    if not _has_bfloat16(core):
-        return False
-    if "amx_bf16" in processor_flags():
-        return True
-    return _convolution_seconds(core, "f32") > FASTER * _convolution_seconds(core, "bf16")
-
-
-def _convolution_seconds(core: Any, precision: str) -> float:
-    """Time one 3x3 convolution of 302 million operations' worth, the best of seven."""
-    operators = _openvino().opset13
-    random = np.random.default_rng(0)
-    image = operators.parameter([4, 64, 32, 32], np.float32)
-    kernel = operators.constant(random.normal(size=(64, 64, 3, 3)).astype(np.float32))
-    convolved = operators.convolution(image, kernel, [1, 1], [1, 1], [1, 1], [1, 1])
-    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
-    compiled = core.compile_model(_openvino().Model([convolved], [image]), "CPU", hints)
-    pixels = random.normal(size=(4, 64, 32, 32)).astype(np.float32)
-    seconds = []
-    for _ in range(8):
-        started = time.perf_counter()
-        compiled(pixels)
-        seconds.append(time.perf_counter() - started)
-    return min(seconds[1:])
+def _bfloat16_is_faster() -> bool:
+    return _has_bfloat16(_core()) and multiplies_bfloat16_faster()

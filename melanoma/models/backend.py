@@ -7,11 +7,10 @@ import functools
 import importlib.util
 import os
 import sys
-import time
 import warnings
 
 from melanoma.errors import MissingExtraError, UsageError
-from melanoma.machine import FASTER, processor_flags
+from melanoma.machine import multiplies_bfloat16_faster, processor_flags
 
 BACKENDS = ("torch", "jax", "tensorflow")
 
@@ -63,32 +62,13 @@ def has_gpu() -> bool:
 def has_bfloat16() -> bool:
     """Tell whether the device multiplies bfloat16 much faster than float32.
 
-    CPUs with AMX do, and GPUs since about 2020: PyTorch tells, JAX and TensorFlow are believed. Of CPUs with AVX-512
-    alone some do (twice as fast) and some take twice as long: there, PyTorch multiplies and the clock tells.
+    GPUs since about 2020 do: PyTorch tells, JAX and TensorFlow are believed. Of CPUs `multiplies_bfloat16_faster`
+    tells; without AMX only PyTorch's kernels are known to gain.
     """
     if not has_gpu():
-        flags = processor_flags()
-        if "amx_bf16" in flags or "avx512_bf16" not in flags:
-            return "amx_bf16" in flags
-        return BACKEND == "torch" and _gain_of_bfloat16() > FASTER
+        return multiplies_bfloat16_faster() and (BACKEND == "torch" or "amx_bf16" in processor_flags())
     if BACKEND == "torch":
         import torch
 
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return True
-
-
-def _gain_of_bfloat16() -> float:
-    """Return how many times faster a product of matrices is in bfloat16 than in float32, in a tenth of a second."""
-    import torch
-
-    matrix = torch.rand((1024, 1024))
-    seconds = []
-    for values in (matrix, matrix.bfloat16()):
-        tries = []
-        for _ in range(5):
-            started = time.perf_counter()
-            values @ values
-            tries.append(time.perf_counter() - started)
-        seconds.append(min(tries))
-    return seconds[0] / seconds[1]
