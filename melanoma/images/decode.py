@@ -21,6 +21,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFile
 
 from melanoma.errors import DataError, MelanomaError, MissingExtraError
+from melanoma.images.contained import MAX_BYTES, MAX_SECONDS, OverLimitError, contained
 from melanoma.machine import Budget
 
 if TYPE_CHECKING:  # half of all that a program needs to start is pydicom: imported where a file is DICOM
@@ -33,6 +34,11 @@ MAX_PIXELS = 64_000_000  # width x height; the largest SIIM-ISIC image has 24 mi
 MIN_SIDE_PX = 16
 _TOO_LARGE = f"over {MAX_PIXELS / 1e6:.0f} megapixels: make it smaller first"
 MAX_SCANS = 100  # a progressive JPEG has about 10; thousands of them cost seconds in a small file
+MAX_SCANNED = 1_000_000_000  # pixels times scans: each goes over the whole picture again
+# How often a file may be read: so many times, and once more for so many bytes. A header is read bit by bit: that of a
+# photograph in some hundred reads, of a DICOM file in three an element; a PNG has a few for each 8 kB of its pixels.
+MAX_READS = {"JPEG": (2_000, 2**14), "PNG": (10_000, 2**8), "DICOM": (50_000, 2**14)}
+OTHER_READS = 10_000, 2**14
 # The JPEG decoder itself halves, quarters or eighths, and what it gives is then shrunk to the size wanted. 31 real
 # originals then differ from the full decode by 0.53, 0.38, 0.29 and 0.18 of 255 on average at 128, 224, 299 and 512 px
 # (the worst, full of hairs, by 1.9, 1.4, 1.6 and 0.5). Twice the size would give 0.38, 0.22, 0.11 and 0.08 (worst: 1.9,
@@ -116,6 +122,9 @@ def decode_sized(source: bytes | Path, at_least_px: int | None = None, name: str
             return _decode_dicom(source, at_least_px, name)
         image = _opened(source, kind, name)
         size = image.size
+        if kind == "TIFF":
+            with _AT_ONCE.taking(image.width * image.height):
+                return contained(_tiff_to_rgb, source, name), size
         return _decoded(image, source, _wanted_size(at_least_px), name), size
 
 
@@ -162,6 +171,9 @@ def _refusing(kind: str, name: str) -> Iterator[None]:
         raise
     except Image.DecompressionBombError as error:
         raise DataError(f"{name} is {_TOO_LARGE}") from error
+    except OverLimitError as error:
+        limits = f"{MAX_SECONDS:.0f} s or {MAX_BYTES / 2**30:.0f} GiB"
+        raise DataError(f"{name} takes over {limits} to decode, or ends its decoder: save it as JPEG") from error
     except Exception as error:
         raise DataError(
             f"{name} is a damaged, incomplete or unusual {kind} file: take a fresh copy or save it again"
@@ -189,23 +201,43 @@ def _check_size(width: int, height: int, name: str) -> None:
         raise DataError(f"{name} has {width} x {height} pixels: each side must have {MIN_SIDE_PX} or more")
 
 
+class _Bounded(io.BytesIO):
+    """A file that may be read some thousand times: one made of a million tiny parts would take minutes to read."""
+
+    def __init__(self, data: bytes, kind: str, name: str) -> None:
+        super().__init__(data)
+        most, bytes_for_one = MAX_READS.get(kind, OTHER_READS)
+        self._left = most + len(data) // bytes_for_one
+        self._refusal = f"{name} is a {kind} file of too many parts: save it again"
+
+    def read(self, size: int | None = -1) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            raise DataError(self._refusal)
+        return super().read(size)
+
+
 # Photographs: Pillow, told which format to expect
 
 
 def _opened(data: bytes, kind: str, name: str) -> ImageFile.ImageFile:
-    if kind == "JPEG" and _scans(data) > MAX_SCANS:
-        raise DataError(f"{name} is a JPEG of over {MAX_SCANS} scans: save it again as a plain JPEG")
     with _quiet():
-        image = Image.open(io.BytesIO(data), formats=[kind])
+        image = Image.open(_Bounded(data, kind, name), formats=[kind])
         _check_size(*image.size, name)
+        if kind == "JPEG" and (scans := _scans(data)) > min(MAX_SCANS, MAX_SCANNED / (image.width * image.height)):
+            raise DataError(f"{name} is a JPEG of {scans:,} scans: save it again as a plain JPEG")
         if kind != "JPEG" and getattr(image, "n_frames", 1) > 1:  # a phone's JPEG may carry a small copy of itself
             raise DataError(f"{name} is an animation or has several pages: save one still picture of it")
         if image.mode not in _MODES:
             raise DataError(f"{name} has float or 32-bit samples ({image.mode}): save it with 8 or 16 bits")
         if kind == "PNG":
             image.verify()  # checks every chunk's CRC, and leaves the image unusable
-            image = Image.open(io.BytesIO(data), formats=[kind])
+            image = Image.open(_Bounded(data, kind, name), formats=[kind])
     return image
+
+
+def _tiff_to_rgb(data: bytes, name: str) -> UInt8Array:
+    return _decoded(_opened(data, "TIFF", name), data, None, name)
 
 
 def _scans(data: bytes) -> int:
@@ -284,9 +316,13 @@ def _decode_dicom(data: bytes, at_least_px: int | None, name: str) -> tuple[UInt
 
     dataset = _dicom_header(data, name)
     size = int(dataset.Columns), int(dataset.Rows)
-    if dataset.file_meta.TransferSyntaxUID not in _JPEG_SYNTAXES or dataset.SamplesPerPixel != 3:
-        with _AT_ONCE.taking(size[0] * size[1]), _quiet():  # in this order: who waits for pixels holds no lock
-            return _dicom_to_rgb(dataset, name), size
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax not in _JPEG_SYNTAXES or dataset.SamplesPerPixel != 3:
+        _check_readable(dataset, name)
+        with _AT_ONCE.taking(size[0] * size[1]):
+            if syntax.is_encapsulated:
+                return contained(_dicom_to_rgb, data, name), size
+            return _dicom_to_rgb(data, name), size
     with _quiet():
         frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
     # pydicom would choose the colour space by the header alone, and gets the ones with an Adobe marker wrong.
@@ -303,7 +339,7 @@ def _dicom_header(data: bytes, name: str) -> "Dataset":
     if _DEFLATED in data:  # pydicom would inflate it all before anything can be checked
         raise DataError(f"{name} is a deflated DICOM file: save it uncompressed or as JPEG")
     with _quiet():
-        dataset = dcmread(io.BytesIO(data), specific_tags=_DICOM_TAGS)
+        dataset = dcmread(_Bounded(data, "DICOM", name), specific_tags=_DICOM_TAGS)
     if "PixelData" not in dataset:
         raise DataError(f"{name} is a DICOM file without a picture, or cut short: leave it out or take a fresh copy")
     if int(dataset.get("NumberOfFrames") or 1) > 1:
@@ -320,10 +356,16 @@ def _colours_unmarked(image: Image.Image) -> bool:
     return alike and ids != b"RGB" and not {"jfif", "adobe"} & image.info.keys()
 
 
-def _dicom_to_rgb(dataset: "Dataset", name: str) -> UInt8Array:
-    from pydicom.pixels import apply_color_lut
+def _dicom_to_rgb(data: bytes, name: str) -> UInt8Array:
+    dataset = _dicom_header(data, name)
+    with _quiet():
+        return _pixels_to_rgb(dataset, name)
 
-    values = _dicom_values(dataset, name)
+
+def _pixels_to_rgb(dataset: "Dataset", name: str) -> UInt8Array:
+    from pydicom.pixels import apply_color_lut, pixel_array
+
+    values = np.asarray(pixel_array(dataset))
     samples = (3,) if dataset.SamplesPerPixel == 3 else ()
     if values.shape != (dataset.Rows, dataset.Columns, *samples):
         raise DataError(f"{name} holds another amount of pixels than its header says: export it again")
@@ -337,8 +379,8 @@ def _dicom_to_rgb(dataset: "Dataset", name: str) -> UInt8Array:
     return _grey_to_rgb(255 - grey if interpretation == "MONOCHROME1" else grey)
 
 
-def _dicom_values(dataset: "Dataset", name: str) -> npt.NDArray[np.generic]:
-    from pydicom.pixels import get_decoder, pixel_array
+def _check_readable(dataset: "Dataset", name: str) -> None:
+    from pydicom.pixels import get_decoder
 
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
@@ -349,7 +391,6 @@ def _dicom_values(dataset: "Dataset", name: str) -> npt.NDArray[np.generic]:
         raise MissingExtraError(_EXTRA_PACKAGES[syntax], "dicom")
     if not available:
         raise DataError(f"{name} is stored as {syntax.name}, which cannot be read: export it as JPEG or uncompressed")
-    return np.asarray(pixel_array(dataset))
 
 
 def _dicom_grey(values: npt.NDArray[np.generic], dataset: "Dataset") -> UInt8Array:
