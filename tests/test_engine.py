@@ -3,6 +3,7 @@
 import importlib.util
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -223,6 +224,22 @@ def test_openvino_is_chosen_where_it_is_installed_and_bfloat16_where_it_is_faste
         with pytest.raises(UsageError, match="no bfloat16"):
             choose(precision="bfloat16")
         assert str(choose("openvino", "float32")).startswith("OpenVINO 20")
+
+
+@needs_openvino
+def test_depthwise_convolutions_are_computed_in_float32_beside_others_in_bfloat16(tmp_path: Path) -> None:
+    exported(tmp_path / "mobile.onnx", "MobileNet_0.25", SIZE_PX)
+    core = engines._core()
+    if not engines._has_bfloat16(core):
+        pytest.skip("this processor has no bfloat16")
+    model = engines._depthwise_in_float32(core, core.read_model(tmp_path / "mobile.onnx"))
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+    told = [operator.get_rt_info() for operator in compiled.get_runtime_model().get_ordered_ops()]
+    kinds = [(info["layerType"].astype(str), info["runtimePrecision"].astype(str)) for info in told]
+    convolutions = Counter(precision for kind, precision in kinds if kind == "Convolution")
+    depthwise = sum(operator.get_type_name() == "GroupConvolution" for operator in model.get_ops())
+    assert convolutions["f32"] == depthwise > 0
+    assert convolutions["bf16"] > 0
 
 
 def test_without_openvino_it_is_onnx_runtime_or_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:

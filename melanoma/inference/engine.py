@@ -7,6 +7,7 @@ stay in a core's own memory and no core waits for another.
 import importlib
 import importlib.util
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal, get_args
+from xml.etree import ElementTree
 
 import numpy as np
 import onnxruntime
@@ -171,6 +173,8 @@ def _load_openvino(path: Path, precision: Precision, few: bool) -> _Loaded:
     # a fixed batch lets OpenVINO plan its memory once: 3 to 20 % faster than a dynamic one
     model.reshape({value: [batch, *list(value.partial_shape)[1:]] for value in model.inputs})
     bfloat16 = precision == "bfloat16" or (precision == "int8" and _bfloat16_is_faster())
+    if bfloat16:
+        model = _depthwise_in_float32(core, model)
     hints = {
         "PERFORMANCE_HINT": "LATENCY" if few else "THROUGHPUT",
         "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
@@ -199,6 +203,22 @@ def _load_openvino(path: Path, precision: Precision, few: bool) -> _Loaded:
         # OpenVINO's Python half sets itself up on first use, and deadlocks where two threads do so at once
         run(*(np.zeros([1, *list(value.shape)[1:]], value.element_type.to_dtype()) for value in compiled.inputs))
     return _Loaded(run, len(compiled.inputs), outputs, batch, at_once)
+
+
+def _depthwise_in_float32(core: Any, model: Any) -> Any:
+    """Let depthwise convolutions be computed in float32 whatever the rest is: they wait for memory, not for products.
+
+    A quarter of what bfloat16 rounds away, and nearly all that it costs a MobileNet's AUC, is theirs. Only OpenVINO's
+    own file format can say so: by the attribute with which its converter marks layers that must stay precise.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.xml"
+        _openvino().save_model(model, path, compress_to_fp16=False)
+        tree, weights = ElementTree.parse(path), path.with_suffix(".bin").read_bytes()
+    for layer in tree.iter("layer"):
+        if layer.get("type") == "GroupConvolution":
+            ElementTree.SubElement(ElementTree.SubElement(layer, "rt_info"), "attribute", name="precise", version="0")
+    return core.read_model(ElementTree.tostring(tree.getroot()), weights)
 
 
 def _answer(outputs: list[NDArray[Any]]) -> Output:
