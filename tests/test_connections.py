@@ -1,5 +1,6 @@
 """Connections that send nothing, or too slowly, or read nothing: they are let go, and the others are answered."""
 
+import asyncio
 import socket
 import time
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     """Answer at once, with much where much is asked for."""
     if scope["type"] != "http":
         return
+    while scope["path"] != "/early" and (await receive()).get("more_body"):
+        await asyncio.sleep(0)
     body = bytes(LARGE if scope["path"] == "/large" else 1)
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})
@@ -116,3 +119,64 @@ def test_a_flood_of_connections_keeps_nobody_out(server: uvicorn.Server) -> None
         assert answer(client).startswith(b"HTTP/1.1 200")
         assert time.monotonic() - started < 1
         assert len(server.server_state.connections) <= 20
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nbegun", b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n"],
+    ids=["bodies that do not come", "answers that are not read"],
+)
+def test_a_flood_of_requests_whose_clients_do_not_go_on_keeps_nobody_out(
+    server: uvicorn.Server, begun: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "READING_SECONDS", 60)
+    with ExitStack() as stack:
+        for _ in range(30):
+            stack.enter_context(connected(server)).sendall(begun)
+            time.sleep(0.02)
+        client = stack.enter_context(connected(server))
+        started = time.monotonic()
+        assert answer(client).startswith(b"HTTP/1.1 200")
+        assert time.monotonic() - started < 2
+        assert len(server.server_state.connections) <= 20
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"\x16\x03\x01\x02\x00\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 2**17],
+    ids=["TLS", "no host", "a long header"],
+)
+def test_what_is_no_http_is_a_problem_as_any_other_and_not_logged(
+    server: uvicorn.Server, sent: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connected(server) as client:
+        client.sendall(sent)
+        received = client.recv(4096)
+        seconds_until_closed(client)
+    assert received.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"content-type: application/problem+json\r\n" in received and b"x-content-type-options: nosniff" in received
+    assert b'"detail":"this is no HTTP request"' in received
+    assert not caplog.records
+
+
+def test_a_body_that_breaks_the_rules_after_its_answer_closes_the_connection_and_is_no_bug(
+    server: uvicorn.Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connected(server) as client:
+        client.sendall(b"POST /early HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        assert client.recv(4096).startswith(b"HTTP/1.1 200")
+        client.sendall(b"no chunk\r\n")
+        assert seconds_until_closed(client) < 0.4
+    assert not caplog.records
+
+
+def test_a_body_that_breaks_the_rules_is_answered_once(
+    server: uvicorn.Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connected(server) as client:
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        client.sendall(head + b"1\r\nx\r\nno chunk\r\n")
+        received = client.recv(4096)
+        assert received.startswith(b"HTTP/1.1 400") and received.count(b"HTTP/1.1") == 1
+        seconds_until_closed(client)
+    assert not caplog.records
