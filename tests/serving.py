@@ -20,9 +20,10 @@ class Service:
 
 
 @contextmanager
-def serving(model: Path, *options: object) -> Iterator[Service]:
-    """Serve a bundle on a free port of this machine until the block ends."""
-    command = [sys.executable, "-m", "melanoma", "serve", "--model", str(model), "--port", "0", *map(str, options)]
+def serving(model: Path, *options: object, first: str = "") -> Iterator[Service]:
+    """Serve a bundle on a free port of this machine until the block ends. first: Python that is run before."""
+    program = ["-c", f"{first}\nfrom melanoma.cli import main\nmain()"] if first else ["-m", "melanoma"]
+    command = [sys.executable, *program, "serve", "--model", str(model), "--port", "0", *map(str, options)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     said: list[str] = [process.stderr.readline()]

@@ -192,7 +192,9 @@ def test_explain_takes_one_picture(client: TestClient) -> None:
     assert "Maximum number of files is 1" in problem(client.post("/explain", files=files), 400)
 
 
-def asked(app: FastAPI, messages: Iterable[dict[str, Any]]) -> list[Any]:
+def asked(
+    app: FastAPI, messages: Iterable[dict[str, Any]], kind: bytes = b"multipart/form-data; boundary=x"
+) -> list[Any]:
     """What the service sends to a client that sends these messages, and then nothing for a minute."""
     sent: list[Any] = []
     coming = iter(messages)
@@ -209,7 +211,7 @@ def asked(app: FastAPI, messages: Iterable[dict[str, Any]]) -> list[Any]:
     scope = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "path": "/predict",
         "raw_path": b"/predict", "query_string": b"", "root_path": "", "scheme": "http", "client": ("127.0.0.1", 1),
-        "server": ("127.0.0.1", 80), "headers": [(b"content-type", b"multipart/form-data; boundary=x")],
+        "server": ("127.0.0.1", 80), "headers": [(b"content-type", kind)],
     }  # fmt: skip
     asyncio.run(app(scope, receive, send))  # type: ignore[arg-type]
     return sent
@@ -259,20 +261,39 @@ def test_a_bug_is_told_without_its_details_and_logged_by_its_place(
     assert "ZeroDivisionError in " in logged and "Jane" not in logged
 
 
-def test_another_sites_page_may_not_send_pictures(client: TestClient, lesions: list[Path]) -> None:
-    files = [part(lesions[0].read_bytes())]
-    for site, status in (("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)):
-        response = client.post("/predict", files=files, headers={"sec-fetch-site": site})
-        assert response.status_code == status
-    assert "another site" in problem(
-        client.post("/predict", files=files, headers={"sec-fetch-site": "cross-site"}), 403
-    )
-
-
 def test_a_client_that_leaves_while_it_sends_is_no_bug(app: FastAPI, capfd: pytest.CaptureFixture[str]) -> None:
     sent = asked(app, [{"type": "http.request", "body": b"--x", "more_body": True}, {"type": "http.disconnect"}])
     assert sent[0]["status"] == 400
     assert not capfd.readouterr().err
+
+
+def test_what_a_client_that_left_still_waited_for_is_not_worked_on(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, held, answering = threading.Semaphore(0), threading.Event(), predictor.answer_batch
+    judged: list[str] = []
+
+    def slow(items: Any, maps: bool = False) -> Any:
+        judged.extend(name for name, _, _ in items)
+        begun.release()
+        held.wait(30)
+        return answering(items, maps)
+
+    monkeypatch.setattr(predictor, "answer_batch", slow)
+    with TestClient(create_app(predictor)) as client, ThreadPoolExecutor(8) as pool:
+        busy = []
+        for _ in range(predictor.threads):
+            busy.append(pool.submit(client.post, "/predict", files=[part(LESION, "stays")]))
+            begun.acquire(timeout=30)
+        request = client.build_request("POST", "/predict", files=[part(LESION, "left")] * 5)
+        body = {"type": "http.request", "body": request.read(), "more_body": False}
+        kind = request.headers["content-type"].encode()
+        sent = asked(client.app, [body, {"type": "http.disconnect"}], kind)  # type: ignore[arg-type]
+        held.set()
+        assert [one.result().status_code for one in busy] == [200] * len(busy)
+        assert client.post("/predict", files=[part(LESION, "later")]).status_code == 200
+    assert sent[0]["status"] == 400
+    assert set(judged) == {"stays", "later"}
 
 
 @pytest.mark.parametrize(

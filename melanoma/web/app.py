@@ -7,10 +7,12 @@ import asyncio
 import base64
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence, Set
+from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +45,12 @@ FILES = {
     "/page.js": ("page.js", "text/javascript"),
 }
 MOST_PICTURES = 32  # of a request
-DRAIN_SECONDS = 30
+DRAIN_SECONDS, LAST_SECONDS = 25, 3  # for requests under way; then for what is computed though nobody waits for it
+BACKLOG = 2048  # connections that the system holds until they are taken
 SHOWN_PX = 640  # longer side of a picture that is sent back
 IN_FLIGHT = 4  # times the largest request: all that is held in memory at once
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem} for status in (400, 403, 408, 413, 415, 422, 503)
+    status: {"model": Problem} for status in (400, 403, 408, 413, 415, 421, 422, 503)
 }
 
 
@@ -76,16 +79,40 @@ class Service:
                 futures = self.batcher.submit(pictures, details, maps=maps)
             except OverloadedError:
                 raise ProblemError(503, "too many pictures wait; try again soon", RETRY_SECONDS) from None
-            answers = await asyncio.gather(*map(asyncio.wrap_future, futures))
+            answers = await _unless_left(request, futures)
             if all(one.status == ERROR for one in answers):
                 raise ProblemError(422, "; ".join(dict.fromkeys(str(one.error) for one in answers)))
             yield answers, [content for _, content in pictures]
 
 
-def create_app(predictor: Predictor, *, queue: int = 64, largest_bytes: int = 64 * 2**20) -> FastAPI:
+async def _unless_left(request: Request, futures: Sequence["Future[Answer]"]) -> list[Answer]:
+    """Wait for answers; where the client leaves first, take those back that nobody works on yet."""
+
+    async def answered() -> list[Answer]:
+        return await asyncio.gather(*map(asyncio.wrap_future, futures))
+
+    async def left() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    answering, leaving = asyncio.create_task(answered()), asyncio.create_task(left())
+    try:
+        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done():
+            raise ProblemError(400, "the request broke off")
+        return answering.result()
+    finally:
+        answering.cancel()
+        leaving.cancel()
+
+
+def create_app(
+    predictor: Predictor, *, queue: int = 64, largest_bytes: int = 64 * 2**20, names: Set[str] | None = None
+) -> FastAPI:
     """Make the service of one bundle, as an ASGI application.
 
-    queue: pictures that may wait, more get 503. largest_bytes: of a request's body.
+    queue: pictures that may wait, more get 503. largest_bytes: of a request's body. names: those that a request's Host
+    may have, any by default.
     """
     batcher = Batcher(predictor, queue)
     service = Service(batcher, largest_bytes, Memory(IN_FLIGHT * largest_bytes), asyncio.Semaphore(predictor.threads))
@@ -96,7 +123,7 @@ def create_app(predictor: Predictor, *, queue: int = 64, largest_bytes: int = 64
         try:
             yield
         finally:
-            await asyncio.to_thread(batcher.close, DRAIN_SECONDS)
+            await asyncio.to_thread(batcher.close, LAST_SECONDS)
 
     app = FastAPI(
         title="melanoma",
@@ -105,8 +132,9 @@ def create_app(predictor: Predictor, *, queue: int = 64, largest_bytes: int = 64
         lifespan=lifespan,
         docs_url=None,  # these pages would be fetched from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # to wherever a request's Host says
     )
-    app.add_middleware(Outside, metrics=metrics)
+    app.add_middleware(Outside, metrics=metrics, names=names)
     add_problems(app)
     _add_page(app)
     _add_facts(app, service, metrics)
@@ -177,17 +205,21 @@ def serve(model: Path | str, *, host: str, port: int, views: int | None, queue: 
     """
     if queue < 1 or largest_bytes < 1 or not 0 <= port <= 65_535:
         raise UsageError("--queue and --largest are 1 or more, and --port is from 0 to 65535")
-    app = create_app(Predictor(model, views=views), queue=queue, largest_bytes=largest_bytes)
-    settings = uvicorn.Config(
-        app, http=Connection, ws="none", log_level="warning", access_log=False, server_header=False,
-        timeout_keep_alive=15, timeout_graceful_shutdown=DRAIN_SECONDS,
-    )  # fmt: skip
+    predictor = Predictor(model, views=views)
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, port), family=family, backlog=settings.backlog)
+        listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise MelanomaError(f"{host}:{port} cannot be listened on: give another --host or --port") from error
-    shown, taken = f"[{host}]" if ":" in host else host, listening.getsockname()[1]
+    address, taken = listening.getsockname()[:2]
+    # who is on this machine knows it by these names; by which others would, nobody can tell
+    names = {"localhost", "127.0.0.1", "::1", address, host.lower()} if ip_address(address).is_loopback else None
+    app = create_app(predictor, queue=queue, largest_bytes=largest_bytes, names=names)
+    settings = uvicorn.Config(
+        app, http=Connection, ws="none", log_level="error", access_log=False, server_header=False,
+        timeout_keep_alive=15, timeout_graceful_shutdown=DRAIN_SECONDS,
+    )  # fmt: skip
+    shown = f"[{host}]" if ":" in host else host
     print(f"serving {model} on http://{shown}:{taken}; Ctrl-C ends it", file=sys.stderr, flush=True)
     with suppress(KeyboardInterrupt):
         uvicorn.Server(settings).run([listening])

@@ -1,10 +1,11 @@
-"""What surrounds every request: headers that keep the page to itself, problems as JSON, counts for a monitor."""
+"""What surrounds every request: headers that keep the page to itself, who may ask, problems as JSON, counts."""
 
 import asyncio
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -30,7 +31,8 @@ HEADERS = {
 
 TITLES = {
     400: "Bad request", 403: "Forbidden", 404: "Not found", 405: "Method not allowed", 408: "Too slow",
-    413: "Too large", 415: "Wrong kind of body", 422: "Cannot be answered", 500: "Failed", 503: "Busy",
+    413: "Too large", 415: "Wrong kind of body", 421: "Misdirected", 422: "Cannot be answered", 500: "Failed",
+    503: "Busy",
 }  # fmt: skip
 
 
@@ -55,21 +57,21 @@ def add_problems(app: FastAPI) -> None:
 
     async def own(_: Request, error: Exception) -> Response:
         assert isinstance(error, ProblemError)
-        return _problem(error.status, error.detail, error.retry_seconds)
+        return problem(error.status, error.detail, error.retry_seconds)
 
     async def http(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        response = _problem(error.status_code, str(error.detail))
+        response = problem(error.status_code, str(error.detail))
         response.headers.update(error.headers or {})  # which methods are allowed
         return response
 
     async def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
-        return _problem(422, f"{first['loc'][-1]}: {first['msg']}")
+        return problem(422, f"{first['loc'][-1]}: {first['msg']}")
 
     async def missing(_: Request, error: Exception) -> Response:
-        return _problem(422, str(error))
+        return problem(422, str(error))
 
     app.add_exception_handler(ProblemError, own)
     app.add_exception_handler(HTTPException, http)
@@ -77,39 +79,44 @@ def add_problems(app: FastAPI) -> None:
     app.add_exception_handler(MelanomaError, missing)
 
 
-def _problem(status: int, detail: str, retry_seconds: int | None = None) -> Response:
+def problem(status: int, detail: str, retry_seconds: int | None = None) -> Response:
+    """Say what went wrong, for a person and for a program."""
     content = {"title": TITLES.get(status, "Refused"), "status": status, "detail": detail}
     headers = {} if retry_seconds is None else {"retry-after": str(retry_seconds)}
     return JSONResponse(content, status, headers, media_type="application/problem+json")
 
 
 class Outside:
-    """Adds the headers that keep the page to itself, refuses what other pages send, counts requests, reports bugs."""
+    """Adds the headers that keep the page to itself, refuses other sites' pages, counts requests, reports bugs.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self.app, self.metrics = app, metrics
+    names: those that the service answers to, without a port; None for any.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, names: Set[str] | None) -> None:
+        self.app, self.metrics, self.names = app, metrics, names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started, status = time.perf_counter(), 0
+        started, status, headless = time.perf_counter(), 0, scope["method"] == "HEAD"
+        if headless:
+            scope = {**scope, "method": "GET"}
 
         async def sent(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] += [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+            elif headless:
+                message["body"] = b""
             await send(message)
 
         try:
-            if scope["method"] == "POST" and _from_elsewhere(scope):
-                await _problem(403, "another site's page may not send pictures")(scope, receive, sent)
-            else:
-                await self.app(scope, receive, sent)
+            await (self._refusal(scope) or self.app)(scope, receive, sent)
         except asyncio.CancelledError:  # the service stops, and waits for this client no longer
             if not status:
-                await _problem(503, "the service is stopping")(scope, receive, sent)
+                await problem(503, "the service is stopping")(scope, receive, sent)
         except Exception as error:
             # its text may hold something of the request: what is logged is where, and of what kind
             place = traceback.extract_tb(error.__traceback__)[-1]
@@ -117,13 +124,35 @@ class Outside:
             if status:
                 raise ConnectionAbortedError("the answer broke off") from None
             said = f"the service failed ({type(error).__name__}); this is a bug"
-            await _problem(500, said)(scope, receive, sent)
+            await problem(500, said)(scope, receive, sent)
         finally:
             path = getattr(scope.get("route"), "path", "other")
             self.metrics.requests.labels(path, str(status or 500)).inc()
             self.metrics.seconds.labels(path).observe(time.perf_counter() - started)
 
+    def _refusal(self, scope: Scope) -> Response | None:
+        """Refuse what a browser sends for another site's page, which could read answers or keep the service busy."""
+        headers = {name: value.decode("latin-1").lower() for name, value in scope["headers"]}
+        host = headers.get(b"host")
+        # a page's own name that was made to point here (DNS rebinding); programs without a name are no browser
+        if self.names is not None and host is not None and _name_in(host) not in self.names:
+            known = ", ".join(sorted(self.names))
+            return problem(421, f"this service answers to {known} alone; a proxy before it has to ask for one of these")
+        if scope["method"] == "POST" and _from_elsewhere(headers, host):
+            return problem(403, "another site's page may not send pictures")
+        return None
 
-def _from_elsewhere(scope: Scope) -> bool:
-    """Tell whether a browser says that another site's page is asking: it could keep a service on this machine busy."""
-    return dict(scope["headers"]).get(b"sec-fetch-site", b"none") not in (b"same-origin", b"none")
+
+def _from_elsewhere(headers: dict[bytes, str], host: str | None) -> bool:
+    site, origin = headers.get(b"sec-fetch-site"), headers.get(b"origin")
+    if site is not None:
+        return site not in ("same-origin", "none")
+    # browsers say no more than this to a service without TLS on another machine
+    return origin is not None and origin.partition("://")[2] != host
+
+
+def _name_in(host: str) -> str | None:
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
