@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from melanoma import RESEARCH_ONLY
 from melanoma.errors import MelanomaError, MissingExtraError, UsageError
@@ -26,7 +26,7 @@ from melanoma.inference.words import ERROR, Answer, Details
 
 try:
     import uvicorn
-    from fastapi import FastAPI, Request
+    from fastapi import FastAPI, Query, Request
     from fastapi.responses import PlainTextResponse, Response
     from prometheus_client import generate_latest
 
@@ -34,7 +34,7 @@ try:
     from melanoma.web.batching import Batcher, OverloadedError
     from melanoma.web.connections import Connection
     from melanoma.web.forms import RETRY_SECONDS, Memory, ProblemError, details_of, read_pictures
-    from melanoma.web.schema import EXPLAIN_BODY, PREDICT_BODY, Explained, Model, Predicted, Problem
+    from melanoma.web.schema import EXPLAIN_BODY, PREDICT_BODY, Explained, Model, Predicted, problems
 except ImportError as missing:
     raise MissingExtraError(missing.name or "fastapi", "serve") from missing
 
@@ -49,9 +49,7 @@ DRAIN_SECONDS, LAST_SECONDS = 25, 3  # for requests under way; then for what is 
 BACKLOG = 2048  # connections that the system holds until they are taken
 SHOWN_PX = 640  # longer side of a picture that is sent back
 IN_FLIGHT = 4  # times the largest request: all that is held in memory at once
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem} for status in (400, 403, 408, 413, 415, 421, 422, 503)
-}
+PROBLEMS = problems(400, 403, 408, 413, 415, 421, 422, 503)
 
 
 @dataclass(frozen=True)
@@ -155,23 +153,29 @@ def _file(content: bytes, kind: str) -> Callable[[], Awaitable[Response]]:
 
 
 def _add_facts(app: FastAPI, service: Service, metrics: Metrics) -> None:
-    @app.get("/health", response_model=dict[str, str], summary="Is the process alive?")
+    @app.get("/health", response_model=dict[str, str], summary="Is the process alive?", responses=problems(421))
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/ready", response_model=dict[str, str], summary="Can it answer?", responses={503: {"model": Problem}})
+    @app.get("/ready", response_model=dict[str, str], summary="Can it answer?", responses=problems(421, 503))
     async def ready() -> dict[str, str]:
         if service.batcher.closed:
             raise ProblemError(503, "the service is stopping", RETRY_SECONDS)
         return {"status": "ready"}
 
-    @app.get("/model", response_model=Model, summary="Which model answers, and what it reached", responses=PROBLEMS)
-    async def model(prevalence: float | None = None) -> dict[str, Any]:
+    @app.get(
+        "/model", response_model=Model, summary="Which model answers, and what it reached",
+        responses=problems(421, 422),
+    )  # fmt: skip
+    async def model(prevalence: Annotated[float | None, Query(gt=0, lt=1)] = None) -> dict[str, Any]:
         details = details_of({"prevalence": "" if prevalence is None else str(prevalence)})
         limits = {"max_images": MOST_PICTURES, "max_bytes": service.largest_bytes}
         return {**model_facts(service.predictor, details), **limits}
 
-    @app.get("/metrics", response_class=PlainTextResponse, summary="Counts and times, for Prometheus")
+    @app.get(
+        "/metrics", response_class=PlainTextResponse, summary="Counts and times, for Prometheus",
+        responses=problems(421),
+    )  # fmt: skip
     async def counts() -> Response:
         return Response(generate_latest(metrics.registry), media_type="text/plain; version=0.0.4; charset=utf-8")
 

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from melanoma.errors import MelanomaError
 from melanoma.inference.words import Answer
 from melanoma.web.forms import ProblemError
+from melanoma.web.schema import TITLES
 
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -27,13 +28,6 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
 }
-
-
-TITLES = {
-    400: "Bad request", 403: "Forbidden", 404: "Not found", 405: "Method not allowed", 408: "Too slow",
-    413: "Too large", 415: "Wrong kind of body", 421: "Misdirected", 422: "Cannot be answered", 500: "Failed",
-    503: "Busy",
-}  # fmt: skip
 
 
 class Metrics:

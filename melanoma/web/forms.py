@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from melanoma.errors import UsageError, printable
 from melanoma.inference.words import Details
+from melanoma.web.schema import LONGEST_SITE
 
 MOST_FIELDS, LARGEST_FIELD = 8, 1024  # bytes
 BODY_SECONDS = 60.0  # in which a request must have arrived
@@ -171,6 +172,8 @@ def details_of(fields: dict[str, str]) -> Details:
         except ValueError:
             raise ProblemError(422, f"{name} is a number, not {text!r:.40}") from None
     words = {name: fields.get(name, "").strip().lower() or None for name in ("sex", "site")}
+    if len(fields.get("site", "")) > LONGEST_SITE:
+        raise ProblemError(422, f"a site has at most {LONGEST_SITE} characters")
     try:
         return Details(numbers["age_years"], words["sex"], words["site"], numbers["prevalence"])
     except UsageError as error:

@@ -4,6 +4,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+LONGEST_SITE = 100  # characters
+TITLES = {
+    400: "Bad request", 403: "Forbidden", 404: "Not found", 405: "Method not allowed", 408: "Too slow",
+    413: "Too large", 415: "Wrong kind of body", 421: "Misdirected", 422: "Cannot be answered", 500: "Failed",
+    503: "Busy",
+}  # fmt: skip
+
 
 class Open(BaseModel):
     """Keeps what it does not know of, as figures may have more than what is described here."""
@@ -118,11 +125,17 @@ class Problem(BaseModel):
     detail: str
 
 
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe statuses that come with a problem."""
+    content = {"application/problem+json": {"schema": Problem.model_json_schema()}}
+    return {status: {"description": TITLES[status], "content": content} for status in statuses}
+
+
 def _body(field: str, picture: dict[str, Any]) -> dict[str, Any]:
     details = {
         "age_years": {"type": "number", "minimum": 0, "maximum": 120},
         "sex": {"type": "string", "enum": ["female", "male"]},
-        "site": {"type": "string", "maxLength": 100, "description": "anatomical site, one of the model's"},
+        "site": {"type": "string", "maxLength": LONGEST_SITE, "description": "anatomical site, one of the model's"},
         "prevalence": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
     }
     schema = {
