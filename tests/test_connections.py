@@ -4,7 +4,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from threading import Thread
 from typing import Any
 
@@ -180,3 +180,13 @@ def test_a_body_that_breaks_the_rules_is_answered_once(
         assert received.startswith(b"HTTP/1.1 400") and received.count(b"HTTP/1.1") == 1
         seconds_until_closed(client)
     assert not caplog.records
+
+
+def test_who_asks_again_before_the_answer_is_there_is_let_go(server: uvicorn.Server) -> None:
+    with connected(server) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 200)
+        received = b""
+        with suppress(ConnectionResetError):
+            while more := client.recv(2**16):
+                received += more
+    assert received.count(b"HTTP/1.1 200") <= 1

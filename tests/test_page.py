@@ -161,6 +161,29 @@ def test_a_name_that_is_markup_is_shown_as_text(page: Page, pictures: list[Path]
     assert page.title() == "melanoma"
 
 
+def test_a_name_that_turns_letters_round_breaks_lines_or_never_ends_is_one_short_plain_line(
+    page: Page, pictures: list[Path]
+) -> None:
+    turned, long = "lesion\u202egpj.exe\u2066\nline\ttab\0.jpg", "x" * 5000 + ".jpg"
+    for name in (turned, long):
+        page.evaluate(
+            """([bytes, name]) => {
+                const carried = new DataTransfer();
+                carried.items.add(new File([new Uint8Array(bytes)], name, { type: "image/jpeg" }));
+                document.querySelector("#drop").dispatchEvent(
+                    new DragEvent("drop", { dataTransfer: carried, bubbles: true, cancelable: true }));
+            }""",
+            [list(b"no picture"), name],
+        )
+    found = cards(page, 2)
+    told = found.all_text_contents()
+    assert "lesion?gpj.exe??line?tab?.jpg" in told[0]
+    for text in (*told, page.locator("#progress").text_content() or ""):
+        assert not {"\u202e", "\u2066", "\0"} & set(text)
+        assert "x" * 121 not in text
+    assert page.evaluate("document.documentElement.scrollWidth") <= DESKTOP["width"]
+
+
 # ---- several, and other ways in --------------------------------------------------------------------------------------
 
 

@@ -23,7 +23,6 @@ from melanoma.inference.words import Details
 from melanoma.runs import Run
 from melanoma.web import forms
 from melanoma.web.app import create_app
-from melanoma.web.batching import Batcher, OverloadedError
 from melanoma.web.forms import plain_name
 
 RESEARCH = "Research use only. Not a medical device. Not for diagnosis."
@@ -377,34 +376,6 @@ def test_who_sends_most_makes_room_for_who_sends_less() -> None:
     asyncio.run(healthy())
     assert ended == [(40, 503)]
     assert memory.held == 0
-
-
-def test_a_stopping_service_is_not_ready_and_takes_nothing_new_but_ends_what_waits(
-    predictor: Predictor, lesions: list[Path]
-) -> None:
-    batcher = Batcher(predictor, 8)
-    waiting = batcher.submit([(path.name, path.read_bytes()) for path in lesions[:6]], Details())
-    batcher.close()
-    assert [one.result(0).name for one in waiting] == [path.name for path in lesions[:6]]
-    with pytest.raises(OverloadedError):
-        batcher.submit([("a", LESION)], Details())
-
-
-def test_a_picture_that_fails_in_a_batch_spoils_no_other(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    answering = predictor.answer_batch
-
-    def fragile(items: Any, maps: bool = False) -> Any:
-        if any(name == "bad" for name, _, _ in items):
-            raise ZeroDivisionError
-        return answering(items, maps)
-
-    monkeypatch.setattr(predictor, "answer_batch", fragile)
-    batcher = Batcher(predictor, 8)
-    futures = batcher.submit([(name, LESION) for name in ("one", "bad", "other", "last")], Details())
-    assert [futures[place].result(30).name for place in (0, 2, 3)] == ["one", "other", "last"]
-    with pytest.raises(ZeroDivisionError):
-        futures[1].result(30)
-    batcher.close()
 
 
 def test_the_same_picture_gets_the_same_answer_alone_and_among_others(client: TestClient, lesions: list[Path]) -> None:

@@ -46,7 +46,7 @@ FILES = {
 }
 MOST_PICTURES = 32  # of a request
 DRAIN_SECONDS, LAST_SECONDS = 25, 3  # for requests under way; then for what is computed though nobody waits for it
-BACKLOG = 2048  # connections that the system holds until they are taken
+BACKLOG = 128  # connections that are taken at once, before any is read from, and that the system holds until then
 SHOWN_PX = 640  # longer side of a picture that is sent back
 IN_FLIGHT = 4  # times the largest request: all that is held in memory at once
 PROBLEMS = problems(400, 403, 408, 413, 415, 421, 422, 503)
@@ -220,7 +220,7 @@ def serve(model: Path | str, *, host: str, port: int, views: int | None, queue: 
     names = {"localhost", "127.0.0.1", "::1", address, host.lower()} if ip_address(address).is_loopback else None
     app = create_app(predictor, queue=queue, largest_bytes=largest_bytes, names=names)
     settings = uvicorn.Config(
-        app, http=Connection, ws="none", log_level="error", access_log=False, server_header=False,
+        app, http=Connection, ws="none", log_level="error", access_log=False, server_header=False, backlog=BACKLOG,
         timeout_keep_alive=15, timeout_graceful_shutdown=DRAIN_SECONDS,
     )  # fmt: skip
     shown = f"[{host}]" if ":" in host else host

@@ -55,6 +55,8 @@ class Batcher:
         """Queue pictures, all or none; raises OverloadedError where they do not fit."""
         jobs = [Job(name, content, details, maps) for name, content in pictures]
         with self._changed:
+            if len(self._jobs) + len(jobs) > self.most_waiting:
+                self._jobs = deque(job for job in self._jobs if not job.answer.cancelled())
             # one request may be larger than the queue, if nobody else waits
             if self.closed or (self._jobs and len(self._jobs) + len(jobs) > self.most_waiting):
                 raise OverloadedError

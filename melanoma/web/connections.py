@@ -46,8 +46,10 @@ class Connection(H11Protocol):
             self.since = self.loop.time()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request."""
+        """Wait for the next request; who sent it before the answer was there keeps others waiting, and is let go."""
         self.since = self.loop.time()
+        if self.conn.their_state is h11.DONE and self.conn.trailing_data[0]:
+            self.transport.close()
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:

@@ -11,11 +11,12 @@ const STATUS_WORDS = {
   "not assessable": "Not assessable",
   error: "Could not be judged",
 };
+const LONGEST_NAME = 120;
 const LOWEST = 0.001;
 const HIGHEST = 0.99;
 
 const find = (id) => document.getElementById(id);
-const entries = []; // {file, card, state: waiting, asked, done; answer; asking: AbortController}
+const entries = []; // {file, name, card, state: waiting, asked, done; answer; asking: AbortController}
 let model = null;
 let loads = 0; // how often the model was asked for: only the latest reply counts
 let busy = 0;
@@ -92,14 +93,14 @@ function fillSelect(name, words) {
 function add(files) {
   for (const file of files) {
     const card = find("card").content.firstElementChild.cloneNode(true);
-    const entry = { file, card, state: "waiting", answer: null, asking: null };
+    const entry = { file, name: plain(file.name) || "pasted picture", card, state: "waiting", answer: null, asking: null };
     const title = card.querySelector("h3");
-    title.textContent = file.name || "pasted picture";
+    title.textContent = entry.name;
     title.id = `lesion-${crypto.getRandomValues(new Uint32Array(1))[0]}`;
     card.setAttribute("aria-labelledby", title.id);
     card.querySelector(".badge").textContent = "Waiting";
     const remove = card.querySelector(".remove");
-    remove.setAttribute("aria-label", `Remove ${title.textContent}`);
+    remove.setAttribute("aria-label", `Remove ${entry.name}`);
     remove.addEventListener("click", () => removeEntry(entry));
     const slider = card.querySelector(".opacity");
     const over = card.querySelector(".map");
@@ -172,7 +173,7 @@ async function ask(entry) {
   try {
     for (let attempt = 0; ; attempt += 1) {
       const body = new FormData();
-      body.append("image", entry.file, entry.file.name || "pasted picture");
+      body.append("image", entry.file, entry.name);
       for (const [name, value] of Object.entries(details())) body.append(name, value);
       const response = await fetch("explain", { method: "POST", body, signal: controller.signal });
       if (response.status === 503 && attempt < MOST_RETRIES) {
@@ -215,7 +216,7 @@ function show(entry, explained) {
   card.querySelector(".sentence")?.remove();
   const picture = card.querySelector(".picture");
   picture.src = `data:image/png;base64,${explained.picture_png}`;
-  picture.alt = `The picture ${entry.file.name}`;
+  picture.alt = `The picture ${entry.name}`;
   const over = card.querySelector(".map");
   over.src = `data:image/png;base64,${explained.map_png}`;
   card.querySelector(".note").textContent = explained.note;
@@ -323,6 +324,11 @@ function element(name, text) {
   const made = document.createElement(name);
   made.textContent = text;
   return made;
+}
+
+// A file's name as one short line: no letter of it breaks lines or turns others round.
+function plain(name) {
+  return name.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, "?").slice(0, LONGEST_NAME);
 }
 
 function drawn(name, attributes, text = "") {
