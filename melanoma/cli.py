@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from melanoma import RESEARCH_ONLY
-from melanoma.errors import DataError, MelanomaError, UsageError
+from melanoma.errors import DataError, MelanomaError, UsageError, WriteError
+from melanoma.files import FULL, read_json, unwritable
 
 INTERRUPTED = 130
 _resumable: list[Path] = []  # the run at work: an interrupt tells how to go on with it
@@ -295,7 +296,8 @@ def submit(
     from melanoma import pipeline
 
     opened = _open(runs[0])
-    pipeline.submit(opened, pipeline.reopen(opened, opened.settings()))
+    with opened.held():
+        pipeline.submit(opened, pipeline.reopen(opened, opened.settings()))
     if opened.submission.exists():
         print(opened.submission)
 
@@ -447,7 +449,7 @@ def _judged_file(
 def _print_result(opened: Any, as_json: bool) -> None:
     from melanoma.report.page import summary
 
-    figures = json_format.loads(opened.metrics.read_text())
+    figures = read_json(opened.metrics)
     if as_json:
         print(json_format.dumps(figures, indent=2))
         return
@@ -467,14 +469,23 @@ def main() -> None:
 def _exit_code() -> int:
     try:
         app()
+        sys.stdout.flush()
     except CycloptsError as error:
         print(f"melanoma: {error} (melanoma --help lists what there is)", file=sys.stderr)
         return UsageError.exit_code
     except MelanomaError as error:
-        print(f"melanoma: {error}", file=sys.stderr)
+        again = isinstance(error, WriteError) and _resumable and _resumable[-1].exists()
+        go_on = f"; a run goes on with: melanoma resume {_resumable[-1]}" if again else ""
+        print(f"melanoma: {error}{go_on}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:  # who reads has enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return MelanomaError.exit_code
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        print(f"melanoma: {unwritable(error.filename or 'what was printed', error)}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what could not be written is not tried again
         return MelanomaError.exit_code
     except KeyboardInterrupt:
         go_on = f"; go on with: melanoma resume {_resumable[-1]}" if _resumable else ""

@@ -1,11 +1,9 @@
 """More than one run: which ranks better, with paired intervals; and one submission from several, blended."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -31,7 +29,7 @@ from melanoma.evaluation.intervals import (
     share_interval,
 )
 from melanoma.evaluation.recalibration import parts_by_patient
-from melanoma.files import write_json
+from melanoma.files import folder_aside, read_json, write_json
 from melanoma.inference.assess import Gate
 from melanoma.inference.bundle import Bundle, check_place, write_bundle
 from melanoma.inference.submission import write_submission
@@ -179,7 +177,7 @@ def check_bundling(runs: Sequence[Run], folder: Path) -> None:
     if report.exists() and not (report / "predictions.csv").is_file() and any(report.iterdir()):
         raise UsageError(f"{report}, where the report goes, is there already; give another folder")
     names = _names([run.folder for run in runs])
-    if len({json.loads(run.data.read_text())["folder"] for run in runs}) > 1:
+    if len({read_json(run.data)["folder"] for run in runs}) > 1:
         raise DataError(f"{listed(names)} are not of one dataset folder, so their mean cannot be judged")
     if len({run.settings().images.crop for run in runs}) > 1:
         raise DataError(
@@ -196,26 +194,26 @@ def bundle_runs(runs: Sequence[Run], bundles: Sequence[Bundle], folder: Path) ->
     check_bundling(runs, folder)
     names = _names([run.folder for run in runs])
     rows, remarks = common_rows([_predictions(run.folder) for run in runs], names)
-    settings, data = runs[0].settings(), json.loads(runs[0].data.read_text())["folder"]
+    settings, data = runs[0].settings(), read_json(runs[0].data)["folder"]
     report = folder.with_name(f"{folder.name}-report")
     predictions = report / "predictions.csv"
     mean = rows[["image_name", "patient_id"]].assign(probability=rows[names].mean(axis=1))
     write_table(predictions, mean)
     judged = judge_file(predictions, Path(data), report, settings, command=f"melanoma export {' '.join(names)}")
-    facts = told(json.loads(judged.metrics.read_text()), json.loads(judged.calibration.read_text()), settings)
+    facts = told(read_json(judged.metrics), read_json(judged.calibration), settings)
     facts["figures"]["limits"] = [LIMIT_OF_A_MEAN, *facts["figures"]["limits"][1:]]
     gate, gate_facts = _gate_of(bundles)
     description: dict[str, Any] = {**bundles[0].description, **facts, "name": folder.name, "gate": gate_facts}
     description |= {"runs": [], "networks": []}
     files: list[Path] = []
-    with TemporaryDirectory() as aside:
+    with folder_aside(folder) as aside:
         for place, (name, bundle) in enumerate(zip(names, bundles, strict=True)):
             description["runs"] += [{**run, "name": name} for run in bundle.description["runs"]]
             for network in bundle.description["networks"]:
                 renamed = {**network, "file": f"run-{place}-{network['file']}", "run": place}
                 renamed.pop("int8", None)
-                shutil.copyfile(bundle.folder / network["file"], Path(aside) / renamed["file"])
-                files.append(Path(aside) / renamed["file"])
+                shutil.copyfile(bundle.folder / network["file"], aside / renamed["file"])
+                files.append(aside / renamed["file"])
                 description["networks"].append(renamed)
         cards = [run.card.read_text(encoding="utf-8") for run in runs]
         head = f"# {folder.name}: {len(runs)} runs, {len(files)} networks\n\n{RESEARCH_ONLY}\n\n" + "".join(

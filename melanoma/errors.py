@@ -12,6 +12,21 @@ class MelanomaError(Exception):
     exit_code = 1
 
 
+class WriteError(MelanomaError):
+    """A file or folder that cannot be written; what stood there before still does.
+
+    cause: what the system said.
+    """
+
+    def __init__(self, message: str, cause: OSError) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+    def __reduce__(self) -> tuple[type, tuple[str, OSError]]:
+        """Let it be pickled: it travels from a worker process as it is."""
+        return type(self), (str(self), self.cause)
+
+
 class DataError(MelanomaError):
     """A table, an image or a fold file is not what it must be.
 

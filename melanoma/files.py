@@ -3,6 +3,7 @@
 It knows nothing of what is in them.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -14,9 +15,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from melanoma.errors import DataError, MelanomaError
+from melanoma.errors import DataError, MelanomaError, WriteError
 
 ASIDE = ".aside-"  # how everything begins that is not whole yet
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @contextmanager
@@ -24,7 +27,7 @@ def replacing(path: Path, *, keep: bool = False) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success flush it and rename it into place, else remove it.
 
     keep: what stood at `path` goes to `previous(path)`; between the two renames nothing stands at `path`.
-    Raises MelanomaError where the folder cannot be written to or the disk is full.
+    Raises WriteError where the folder cannot be written to or the disk is full.
     """
     aside: Path | None = None
     try:
@@ -42,10 +45,11 @@ def replacing(path: Path, *, keep: bool = False) -> Iterator[Path]:
         aside.replace(path)
         _keep_names(path.parent)
     except OSError as error:
-        raise MelanomaError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise unwritable(path, error) from error
     finally:
         if aside is not None:
-            aside.unlink(missing_ok=True)
+            with suppress(OSError):  # where it is not there any more, or nothing can be written now
+                aside.unlink()
 
 
 def previous(path: Path) -> Path:
@@ -54,26 +58,44 @@ def previous(path: Path) -> Path:
 
 
 @contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `path`; on success rename it into place, else remove it."""
+def folder_aside(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `path`, for what is on the way there; it is removed at the end.
+
+    Raises WriteError where it cannot be written to or the disk is full.
+    """
     aside: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f"{ASIDE}{path.name}.", dir=path.parent))
         yield aside
-        aside.chmod(0o755)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f"{ASIDE}{path.name}.old.", dir=path.parent))
-            path.replace(old)
-            aside.replace(path)
-            shutil.rmtree(old)
-        else:
-            aside.replace(path)
     except OSError as error:
-        raise MelanomaError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise unwritable(path, error) from error
+    except WriteError as error:  # of a file within, which nobody knows
+        raise unwritable(path, error.cause) from error
     finally:
         if aside is not None:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `path`; on success rename it into place, else remove it.
+
+    Raises WriteError where it cannot be written to or the disk is full.
+    """
+    with folder_aside(path) as aside:
+        yield aside
+        aside.chmod(0o755)
+        old = aside.with_name(f"{aside.name}.old")
+        if path.exists():
+            path.replace(old)
+        try:
+            aside.replace(path)
+        except OSError:
+            if old.exists():
+                old.replace(path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
@@ -82,7 +104,7 @@ def resuming_folder(path: Path) -> Iterator[Path]:
 
     It stays where the attempt is interrupted, in any way; where a DataError ends it, another attempt would end the
     same way, and it is removed. What stands in it half written is the caller's care.
-    Raises MelanomaError where the folder cannot be written to or the disk is full.
+    Raises WriteError where the folder cannot be written to or the disk is full.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -93,19 +115,29 @@ def resuming_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     except OSError as error:
-        raise MelanomaError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise unwritable(path, error) from error
     finally:
         with suppress(OSError):
             partial.rmdir()  # nothing was done yet
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove what a killed process left half written in a folder and below: only for who holds its lock."""
-    for path in [*folder.rglob(f"{ASIDE}*")]:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
+def unwritable(path: Path | str, error: OSError) -> WriteError:
+    """Say which file cannot be written, why, and what to do."""
+    remedy = ""
+    if error.errno in FULL:
+        remedy = "; make room there and try again: what was whole before still is"
+    if error.errno in FORBIDDEN:
+        remedy = "; give another place, or make it writable"
+    return WriteError(f"{path} cannot be written: {error.strerror or error}{remedy}", error)
+
+
+def remove_unfinished(folder: Path, name: str = "*") -> None:
+    """Remove what a killed process left half written in a folder, or of one name in it: for who holds its lock."""
+    for aside in folder.glob(f"{ASIDE}{name}.*"):
+        if aside.is_dir():
+            shutil.rmtree(aside, ignore_errors=True)
         else:
-            path.unlink(missing_ok=True)
+            aside.unlink(missing_ok=True)
 
 
 def _keep_names(folder: Path) -> None:
@@ -119,9 +151,9 @@ def _keep_names(folder: Path) -> None:
         os.close(handle)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` whole or not at all."""
-    with replacing(path) as aside:
+def write_bytes(path: Path, content: bytes | memoryview, *, keep: bool = False) -> None:
+    """Write `content` whole or not at all; keep: as for `replacing`."""
+    with replacing(path, keep=keep) as aside:
         aside.write_bytes(content)
 
 
@@ -135,6 +167,14 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """Read a JSON file of ours; raises MelanomaError where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise MelanomaError(f"{path} cannot be read: {error}") from error
+
+
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
@@ -145,7 +185,7 @@ def sha256(path: Path) -> str:
 def locked(path: Path, *, wait: bool, what: str) -> Iterator[None]:
     """Hold the lock file `path` for one process at a time: wait for it, or refuse with who holds it.
 
-    Raises MelanomaError where `wait` is false and another process holds the lock.
+    Raises MelanomaError where `wait` is false and another process holds the lock, WriteError where none can be made.
     """
     from filelock import FileLock, Timeout  # not for who only answers: it takes a fiftieth of a second
 
@@ -156,17 +196,22 @@ def locked(path: Path, *, wait: bool, what: str) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            who = holder.read_text() if holder.exists() else "another process"
+            who = "another process"
+            with suppress(OSError):  # it may be gone by now
+                who = holder.read_text() or who
             if not wait:
                 raise MelanomaError(f"{what} is in use by {who}") from None
             print(f"note: waiting for {what}, in use by {who}", file=sys.stderr)
             lock.acquire()
         holder.write_text(f"process {os.getpid()}")
     except OSError as error:
+        with suppress(OSError):
+            holder.unlink()
         lock.release()
-        raise MelanomaError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise unwritable(path, error) from error
     try:
         yield
     finally:
-        holder.unlink(missing_ok=True)
+        with suppress(OSError):
+            holder.unlink()
         lock.release()

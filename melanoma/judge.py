@@ -3,7 +3,6 @@
 Of a run, with its pictures and its networks; or of anybody's predictions, with the table that they belong to.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from melanoma.evaluation.context import Context, cross_fitted_context, fit_conte
 from melanoma.evaluation.control import Control, control_probabilities
 from melanoma.evaluation.intervals import auc_interval, figure
 from melanoma.evaluation.metrics import auc
-from melanoma.files import replacing, sha256, write_json, write_text
+from melanoma.files import read_json, replacing, sha256, write_json, write_text
 from melanoma.inference.bundle import Bundle, read_bundle
 from melanoma.inference.engine import Choice, Engine, choose
 from melanoma.inference.explain import logit, overlaid
@@ -147,7 +146,7 @@ def judge_run(run: Run, settings: Settings, prepared: Prepared) -> None:
     mistakes = evidence.worst_mistakes(judged.predictions)
     pictures = [prepared.cache.images[row] for row in prepared.cache.rows_of(mistakes["image_name"])]
     maps, middle = _maps(networks, mistakes), logit(judged.metrics["subgroup_threshold"] or 0.5)
-    made_with = json.loads(run.environment.read_text())
+    made_with = read_json(run.environment)
     environment = {name: str(fact) for name, fact in made_with.items() if name not in ("command", "versions")}
     _write_page(
         run,

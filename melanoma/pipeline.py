@@ -3,7 +3,6 @@
 What imports a deep-learning framework stands inside the steps that build a network: the others are quick without it.
 """
 
-import json
 import os
 import platform
 import shlex
@@ -24,7 +23,7 @@ from melanoma.config import Settings, load_settings
 from melanoma.data.cache import Cache
 from melanoma.data.encode import Encoder
 from melanoma.errors import MelanomaError, MissingExtraError, ModelError, UsageError
-from melanoma.files import replacing_folder, sha256, write_json
+from melanoma.files import folder_aside, read_json, replacing_folder, sha256, write_json
 from melanoma.inference.bundle import SUMS, Bundle, check_place, code_hash, read_bundle, write_bundle
 from melanoma.inference.engine import Engine, choose
 from melanoma.inference.scoring import score
@@ -94,11 +93,14 @@ def start(
     build_loss(settings.loss)
     check_weights(settings.model)
     build_backbone(settings.model, settings.images.size_px)  # weights that cannot be had fail now, not after an hour
-    begun = create_run(runs, name or default_name(recipe), settings)
     command = ["melanoma", "run", str(data), "--recipe", recipe, *(f"--set={override}" for override in overrides)]
-    write_json(begun.environment, {"command": shlex.join(command), **environment(settings)})
-    write_json(begun.data, {"folder": str(data.resolve()), "cache": str((runs / CACHE).resolve())})
-    return begun
+    return create_run(
+        runs,
+        name or default_name(recipe),
+        settings,
+        environment={"command": shlex.join(command), **environment(settings)},
+        data={"folder": str(data.resolve()), "cache": str((runs / CACHE).resolve())},
+    )
 
 
 def default_recipe() -> str:
@@ -139,14 +141,14 @@ def finish(run: Run) -> None:
 
 def reopen(run: Run, settings: Settings) -> Prepared:
     """Prepare a run's data, or find it prepared; raises MelanomaError where the tables changed since the run began."""
-    known = json.loads(run.data.read_text())
+    known = read_json(run.data)
     folder, cache, hashes = Path(known["folder"]), Path(known["cache"]), known.get("hashes")
     try:
         prepared = prepare(folder, settings, cache, run.folds, known=hashes, counting=counting)
     except MelanomaError:
         if hashes is None:  # nothing has come of this run yet: its name is free again once the data is mended
             shutil.rmtree(run.folder)
-            note(f"{run.folder} is removed again, as nothing came of it; mend the data and run the same command")
+            note(f"{run.folder} is removed again, as nothing came of it; mend what follows and run the same command")
         raise
     for remark in prepared.remarks if hashes is None else []:
         note(remark)
@@ -159,7 +161,7 @@ def train(run: Run, settings: Settings, prepared: Prepared) -> None:
     from melanoma.models.backend import BACKEND
     from melanoma.training.train import train_fold
 
-    began_on = json.loads(run.environment.read_text())["backend"]
+    began_on = read_json(run.environment)["backend"]
     if began_on != BACKEND:
         note(f"this run began on {began_on} and goes on with {BACKEND}: its weights will not be bit for bit the same")
     for fold in range(folds_of(prepared)):
@@ -191,43 +193,43 @@ def export(run: Run, settings: Settings, prepared: Prepared) -> Bundle:
         return _export_by_torch(run)
     from melanoma.training.export import export_network
 
-    networks, paths = [], []
-    for fold in folds:
-        encoder = _encoder(run, fold)
-        held_out = prepared.held_out(fold).head(COMPARED_IMAGES)
-        images = prepared.cache.images[prepared.cache.rows_of(held_out["image_name"])]
-        metadata = encoder.features(held_out) if settings.model.metadata else None
-        path = run.fold(fold) / f"fold-{fold}.onnx"
-        equality = export_network(path, run.weights(fold), settings, images, metadata)
-        paths.append(path)
-        row: dict[str, Any] = {"file": path.name, "run": 0, "fold": fold, "weights": weights[fold]}
-        row["encoder"] = encoder.to_json()
-        row["largest_difference"] = equality
-        if settings.evaluate.precision == "int8":
-            row["int8"] = _quantized(run, fold, settings, prepared, path)
-            paths.append(path.with_name(row["int8"]["file"]))
-        networks.append(row)
-    used = {
-        "name": run.name,
-        "backbone": settings.model.backbone,
-        "images": settings.images.model_dump(mode="json"),
-        "views": settings.evaluate.views,
-        "metadata": settings.model.metadata,
-    }
-    description = {
-        "name": run.name,
-        "runs": [used],
-        "networks": networks,
-        "answers": None,
-        "figures": None,
-        "gate": None,
-        "data": {"licence": settings.data.licence, "hashes": prepared.hashes},
-        "code": {"melanoma": installed_version("melanoma"), "sha256": code_hash()},
-        "use": RESEARCH_ONLY,
-    }
-    bundle = write_bundle(run.bundle, paths, description, f"# {run.name}\n\n{RESEARCH_ONLY}\n\nNot yet judged.\n")
-    for path in paths:
-        path.unlink()
+    with folder_aside(run.bundle) as aside:
+        networks, paths = [], []
+        for fold in folds:
+            encoder = _encoder(run, fold)
+            held_out = prepared.held_out(fold).head(COMPARED_IMAGES)
+            images = prepared.cache.images[prepared.cache.rows_of(held_out["image_name"])]
+            metadata = encoder.features(held_out) if settings.model.metadata else None
+            path = aside / f"fold-{fold}.onnx"
+            equality = export_network(path, run.weights(fold), settings, images, metadata)
+            paths.append(path)
+            row: dict[str, Any] = {"file": path.name, "run": 0, "fold": fold, "weights": weights[fold]}
+            row["encoder"] = encoder.to_json()
+            row["largest_difference"] = equality
+            if settings.evaluate.precision == "int8":
+                row["int8"] = _quantized(run, fold, settings, prepared, path)
+                paths.append(path.with_name(row["int8"]["file"]))
+            networks.append(row)
+        used = {
+            "name": run.name,
+            "backbone": settings.model.backbone,
+            "images": settings.images.model_dump(mode="json"),
+            "views": settings.evaluate.views,
+            "metadata": settings.model.metadata,
+        }
+        description = {
+            "name": run.name,
+            "runs": [used],
+            "networks": networks,
+            "answers": None,
+            "figures": None,
+            "gate": None,
+            "data": {"licence": settings.data.licence, "hashes": prepared.hashes},
+            "code": {"melanoma": installed_version("melanoma"), "sha256": code_hash()},
+            "use": RESEARCH_ONLY,
+        }
+        card = f"# {run.name}\n\n{RESEARCH_ONLY}\n\nNot yet judged.\n"
+        bundle = write_bundle(run.bundle, paths, description, card)
     say(f"exported {len(networks)} network{'s' if len(networks) > 1 else ''} to {run.bundle}")
     return bundle
 
@@ -249,7 +251,7 @@ def score_run(run: Run, settings: Settings, prepared: Prepared) -> None:
     bundle = read_bundle(run.bundle)
     choice = choose(settings.evaluate.engine, settings.evaluate.precision)
     note(f"scoring by {choice}")
-    write_json(run.environment, json.loads(run.environment.read_text()) | {"scored_by": str(choice)})
+    write_json(run.environment, read_json(run.environment) | {"scored_by": str(choice)})
     held_out, test = [], []
     for fold, path in enumerate(bundle.networks_in(choice.precision)):
         engine, encoder = Engine(path, choice), _encoder(run, fold)
@@ -290,7 +292,7 @@ def seal(run: Run, settings: Settings, prepared: Prepared) -> Bundle:
         gate, description["gate"] = learn_gate(
             _lesions(bundle, settings, prepared), len(bundle.networks), settings.seed
         )
-    description |= told(json.loads(run.metrics.read_text()), json.loads(run.calibration.read_text()), settings)
+    description |= told(read_json(run.metrics), read_json(run.calibration), settings)
     description["runs"][0]["views"] = settings.evaluate.views  # those of the scores that were judged
     return write_bundle(run.bundle, bundle.network_files, description, run.card.read_text(encoding="utf-8"), gate)
 
@@ -432,7 +434,7 @@ def _balanced_first(settings: Settings) -> bool:
 
 
 def _encoder(run: Run, fold: int) -> Encoder:
-    return Encoder.from_json(json.loads(run.encoder(fold).read_text()))
+    return Encoder.from_json(read_json(run.encoder(fold)))
 
 
 def _quantized(run: Run, fold: int, settings: Settings, prepared: Prepared, network: Path) -> dict[str, Any]:

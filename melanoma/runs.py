@@ -1,15 +1,16 @@
 """The run folder: its names, creating and opening it. Nothing else knows a path inside a run."""
 
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from melanoma.config import Settings, settings_from, to_toml
 from melanoma.errors import MelanomaError, UsageError
-from melanoma.files import locked, remove_unfinished, write_text
+from melanoma.files import locked, remove_unfinished, replacing_folder, write_json, write_text
 
 CACHE = "cache"  # beside the runs, shared by them
 
@@ -95,6 +96,15 @@ class Run:
         """The competition's file."""
         return self.folder / "submission.csv"
 
+    @property
+    def own(self) -> list[Path]:
+        """What stands in the folder by a name of its own; any other name was given by somebody to another command."""
+        return [
+            *(self.config, self.environment, self.data, self.folds, self.bundle, self.predictions),
+            *(self.held_out_predictions, self.test_predictions, self.metrics, self.calibration, self.card),
+            *(self.report, self.submission),
+        ]
+
     def fold(self, number: int) -> Path:
         """The folder of one fold's training."""
         return self.folder / f"fold-{number}"
@@ -134,7 +144,10 @@ class Run:
         Raises MelanomaError telling who holds it.
         """
         with locked(self.folder / ".lock", wait=False, what=f"the run {self.folder}"):
-            remove_unfinished(self.folder)
+            for path in self.own:
+                remove_unfinished(self.folder, path.name)
+            for folder in (self.figures, *self.folder.glob("fold-*")):
+                remove_unfinished(folder)
             yield
 
 
@@ -143,8 +156,15 @@ def default_name(recipe: str) -> str:
     return f"{Path(recipe).stem}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
 
 
-def create_run(runs: Path, name: str, settings: Settings) -> Run:
-    """Make a new run folder with its configuration in it.
+def create_run(
+    runs: Path,
+    name: str,
+    settings: Settings,
+    *,
+    environment: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
+) -> Run:
+    """Make a new run folder, whole or not at all: its configuration, what it is made with, where its data is.
 
     Raises UsageError for a name that cannot be a folder's, MelanomaError where the folder is there already.
     """
@@ -153,9 +173,11 @@ def create_run(runs: Path, name: str, settings: Settings) -> Run:
     folder = runs / name
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise MelanomaError(f"{folder} is there already; give another --name, or go on with: melanoma resume {folder}")
-    run = Run(folder)
-    write_text(run.config, to_toml(settings))
-    return run
+    with replacing_folder(folder) as aside:
+        write_text(Run(aside).config, to_toml(settings))
+        write_json(Run(aside).environment, environment or {})
+        write_json(Run(aside).data, data or {})
+    return Run(folder)
 
 
 def open_run(folder: Path) -> Run:

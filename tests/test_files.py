@@ -6,7 +6,18 @@ from pathlib import Path
 import pytest
 
 from melanoma.errors import DataError, MelanomaError
-from melanoma.files import locked, replacing, replacing_folder, resuming_folder, sha256, write_json, write_text
+from melanoma.files import (
+    ASIDE,
+    locked,
+    read_json,
+    replacing,
+    replacing_folder,
+    resuming_folder,
+    sha256,
+    write_json,
+    write_text,
+)
+from melanoma.runs import Run
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -42,6 +53,51 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(MelanomaError, match="cannot be written"):
         write_text(tmp_path / "file" / "below.txt", "")
+
+
+def test_a_folder_whose_file_cannot_be_written_is_what_is_told(tmp_path: Path) -> None:
+    with pytest.raises(MelanomaError, match="bundle cannot be written"), replacing_folder(tmp_path / "bundle") as aside:
+        (aside / "file").write_text("")
+        write_text(aside / "file" / "below.txt", "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, move = tmp_path / "bundle", Path.replace
+    write_text(folder / "a", "old")
+
+    def full(path: Path, target: Path) -> Path:
+        if target == folder and not path.name.endswith(".old"):
+            raise OSError(28, "No space left on device")
+        return move(path, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(MelanomaError, match="No space"), replacing_folder(folder) as aside:
+        (aside / "a").write_text("new")
+    assert (folder / "a").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_who_holds_a_run_removes_what_a_kill_left_and_nothing_that_another_command_writes(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    killed = [path.with_name(f"{ASIDE}{path.name}.x") for path in (run.state(0), run.metrics, run.figures / "roc.png")]
+    killed.append(tmp_path / f"{ASIDE}model.x" / "model.json")
+    others = [tmp_path / f"{ASIDE}answers.csv.x", tmp_path / "mine" / f"{ASIDE}metrics.json.x"]
+    for path in [*killed, *others]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half")
+    with run.held():
+        pass
+    assert sorted(tmp_path.rglob(f"{ASIDE}*")) == sorted(others)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000])
+def test_a_damaged_json_file_is_one_sentence(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "data.json").write_bytes(content)
+    with pytest.raises(MelanomaError, match=r"data\.json cannot be read"):
+        read_json(tmp_path / "data.json")
 
 
 def test_nan_never_reaches_json(tmp_path: Path) -> None:

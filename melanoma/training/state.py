@@ -6,6 +6,7 @@ taken: training repeats the steps between them, and ends where it would have end
 
 import dataclasses
 import hashlib
+import io
 import json
 import sys
 import zipfile
@@ -54,6 +55,23 @@ def save_state(path: Path, model: Any, position: Position) -> None:
     arrays[HASH] = np.frombuffer(_hash(arrays), np.uint8)
     with replacing(path, keep=True) as aside:
         np.savez(aside, **arrays)
+
+
+class _Memory(io.BytesIO):
+    """A file that is not on the disk, under the name that Keras wants for weights."""
+
+    def __str__(self) -> str:
+        return ".weights.h5"
+
+
+def weights_file(model: Any) -> memoryview:
+    """Give a network's weights as the bytes of a Keras .weights.h5 file.
+
+    Written to a full disk by HDF5 itself, such a file would end the process by a fault in memory.
+    """
+    file = _Memory()
+    model.save_weights(file)
+    return file.getbuffer()
 
 
 def has_state(path: Path) -> bool:

@@ -16,7 +16,7 @@ from melanoma.data.cache import Cache
 from melanoma.data.encode import learn_encoder
 from melanoma.errors import DataError, MelanomaError, listed
 from melanoma.evaluation.metrics import auc
-from melanoma.files import previous, replacing, sha256, write_json, write_text
+from melanoma.files import previous, sha256, write_bytes, write_json, write_text
 from melanoma.machine import keep_memory
 from melanoma.models.backend import BACKEND, has_bfloat16, keras
 from melanoma.models.classifier import build_classifier
@@ -24,7 +24,7 @@ from melanoma.models.losses import build_loss
 from melanoma.runs import Run
 from melanoma.training.augment import augmentation
 from melanoma.training.progress import Interrupted, TrainingProgress, say, stop_requests
-from melanoma.training.state import Position, has_state, load_state, read_position, save_state
+from melanoma.training.state import Position, has_state, load_state, read_position, save_state, weights_file
 
 SAVE_EVERY_SECONDS = 600.0  # the most of a long epoch that a kill can cost
 
@@ -128,8 +128,7 @@ def train_fold(  # noqa: PLR0915  one straight line
             position.close_epoch()
             if best or not run.weights(fold).exists():
                 position.best, position.best_epoch = row[settings.train.monitor], position.epoch
-                with replacing(run.weights(fold), keep=True) as aside:
-                    classifier.save_weights(aside)
+                write_bytes(run.weights(fold), weights_file(classifier), keep=True)
                 position.best_sha256 = sha256(run.weights(fold))
             waited = position.epoch - position.best_epoch
             position.finished = position.epoch >= epochs or waited >= settings.train.patience
