@@ -4,9 +4,13 @@
 FROM python:3.12-slim
 
 WORKDIR /app
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
+COPY requirements ./requirements
 COPY melanoma ./melanoma
-RUN pip install --no-cache-dir --constraint constraints.txt ".[serve,openvino,dicom]" \
+# every file is known by its hash
+RUN pip install --no-cache-dir --require-hashes --no-deps --only-binary :all: -r requirements/core.txt \
+        -r requirements/serve.txt -r requirements/openvino.txt -r requirements/dicom.txt \
+    && pip install --no-cache-dir --no-deps --no-build-isolation --no-index . \
     && useradd --system --no-create-home melanoma
 USER melanoma
 

@@ -7,7 +7,13 @@ BIN := $(VENV)/bin
 comma := ,
 READY := $(VENV)/.ready-$(subst $(comma),-,$(EXTRAS))
 
-.PHONY: demo test lint types docs bench clean
+# two of the ways in which pip is called
+HASHED := --require-hashes --no-deps --only-binary :all:
+LOCKED := $(wildcard requirements/*.txt)
+
+.PHONY: setup demo test lint types docs bench audit renew clean
+
+setup: $(READY)
 
 demo: $(READY)
 	$(BIN)/melanoma demo
@@ -22,12 +28,13 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-# what was tested is what is installed: constraints.txt pins every package
-$(READY): pyproject.toml constraints.txt
+# what was tested is what is installed, file by file; PyTorch alone has no hash here, as its builds differ by platform
+$(READY): pyproject.toml constraints.txt $(LOCKED)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$(EXTRAS)]"
+	$(BIN)/python -m pip install --quiet $(HASHED) $(foreach part,core $(subst $(comma), ,$(EXTRAS)),-r requirements/$(part).txt)
+	$(if $(findstring train,$(EXTRAS)),$(BIN)/python -m pip install --quiet --only-binary :all: --constraint constraints.txt torch)
+	$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --no-index --editable .
 	@# so that starting is quick where Python may not keep what it compiles (PYTHONDONTWRITEBYTECODE)
 	@$(BIN)/python -m compileall -q melanoma
 	@rm -f $(VENV)/.ready-*
@@ -59,6 +66,18 @@ bench:
 	  "PyTorch channels last, fp32" "PyTorch channels last, bf16" "the same compiled, fp32" "the same compiled, bf16"
 	$(BIN)/python benchmarks/score.py --stacks "melanoma, default engine" \
 	  "Keras predict on PyTorch, fp32" "Keras predict on TensorFlow, fp32"
+
+# are weaknesses known of what is pinned? asks PyPI
+audit: $(VENV)/tools
+	$(VENV)/tools/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt $(LOCKED:%=-r %)
+
+# after a pin or a dependency changed
+renew: $(VENV)/tools
+	PATH=$(VENV)/tools/bin:$$PATH $(PYTHON) requirements/renew.py
+
+$(VENV)/tools:
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet uv pip-audit || { rm -r $@; false; }
 
 clean:
 	rm -rf $(VENV) build *.egg-info
