@@ -13,9 +13,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 from melanoma.errors import DataError, MelanomaError, WriteError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 ASIDE = ".aside-"  # how everything begins that is not whole yet
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -173,6 +176,27 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise MelanomaError(f"{path} cannot be read: {error}") from error
+
+
+def read_arrays(file: IO[bytes], size: int) -> "dict[str, NDArray[Any]]":
+    """Read what `numpy.savez` wrote: arrays by name. size: of the file, bytes, which the arrays cannot pass.
+
+    Raises OSError, ValueError, EOFError, RuntimeError or zipfile.BadZipFile where it is damaged, would grow in memory
+    as no array of ours does, or holds pickled objects.
+    """
+    import numpy as np
+
+    loaded = np.load(file, allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        raise ValueError("it is a lone array")  # noqa: TRY004  the file is at fault
+    with loaded as archive:
+        members = archive.zip.infolist()
+        if any(one.compress_type for one in members) or sum(one.file_size for one in members) > size:
+            raise ValueError("it holds more than its size")
+        try:
+            return {name: archive[name] for name in archive.files}
+        except MemoryError as error:  # an array that says it is large
+            raise ValueError(str(error)) from error
 
 
 def sha256(path: Path) -> str:

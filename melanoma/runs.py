@@ -10,7 +10,7 @@ from typing import Any
 
 from melanoma.config import Settings, settings_from, to_toml
 from melanoma.errors import MelanomaError, UsageError
-from melanoma.files import locked, remove_unfinished, replacing_folder, write_json, write_text
+from melanoma.files import folder_aside, locked, remove_unfinished, write_json, write_text
 
 CACHE = "cache"  # beside the runs, shared by them
 
@@ -173,10 +173,12 @@ def create_run(
     folder = runs / name
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise MelanomaError(f"{folder} is there already; give another --name, or go on with: melanoma resume {folder}")
-    with replacing_folder(folder) as aside:
+    with folder_aside(folder) as aside:
         write_text(Run(aside).config, to_toml(settings))
         write_json(Run(aside).environment, environment or {})
         write_json(Run(aside).data, data or {})
+        aside.chmod(0o755)
+        aside.replace(folder)  # never over a run that another command began meanwhile
     return Run(folder)
 
 

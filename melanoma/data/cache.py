@@ -81,15 +81,23 @@ def cache_key(sources: Iterable[Source], settings: ImageSettings) -> str:
 
 
 def open_cache(root: Path, key: str) -> Cache | None:
-    """Open the cache of that key below `root`, or return None where there is none."""
+    """Open the cache of that key below `root`, or return None where there is none.
+
+    Raises MelanomaError where a part of it is missing or was cut.
+    """
     import pandas as pd
 
     folder = root / key
     if not (folder / "cache.json").is_file():
         return None
-    images = np.load(folder / IMAGES, mmap_mode="r")
-    thumbnails = np.load(folder / THUMBNAILS, mmap_mode="r")
-    index = pd.read_csv(folder / INDEX, dtype={"image_name": str}, keep_default_na=False)
+    try:
+        images = np.load(folder / IMAGES, mmap_mode="r")
+        thumbnails = np.load(folder / THUMBNAILS, mmap_mode="r")
+        index = pd.read_csv(folder / INDEX, dtype={"image_name": str}, keep_default_na=False)
+        if not len(images) == len(thumbnails) == len(index):
+            raise ValueError("its parts are of different lengths")
+    except (OSError, ValueError) as error:
+        raise MelanomaError(f"the cache {folder} is damaged ({error}): remove it, and it is made again") from error
     return Cache(folder, key, images, thumbnails, index)
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 import pandas as pd
 
 from melanoma.errors import DataError, MelanomaError, MissingExtraError
-from melanoma.files import replacing
+from melanoma.files import replacing, unwritable
 
 COMPETITION = "siim-isic-melanoma-classification"
 COLLECTION_2020 = 70  # the ISIC Archive's number for the 2020 challenge's training images
@@ -36,7 +36,10 @@ def download(
     Raises MissingExtraError without the tool, MelanomaError where the tool failed; calling again goes on.
     """
     print(f"licence: {LICENCE[source]}", file=sys.stderr)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from error
     if source == "kaggle":
         return _from_kaggle(folder)
     return _from_isic(folder, collection, limit)

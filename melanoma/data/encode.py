@@ -4,7 +4,6 @@ It does not need pandas, so that scoring can use it: a table is anything that gi
 answer, under any of its names, is refused as a feature.
 """
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -101,7 +100,7 @@ class Encoder:
         if not isinstance(values, Mapping) or set(values) != set(cls.__dataclass_fields__):
             raise DataError(f"an encoder needs exactly {', '.join(cls.__dataclass_fields__)}")
         age = values["median_age_years"]
-        if isinstance(age, bool) or not isinstance(age, int | float) or not math.isfinite(age):
+        if isinstance(age, bool) or not isinstance(age, int | float) or not 0 <= age <= 120:
             raise DataError(f"an encoder's median_age_years is a number, not {age!r}")
         for name in ("sexes", "sites", "inputs"):
             _check_words(name, values[name])

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from melanoma.errors import ModelError
+from melanoma.files import read_arrays
 from melanoma.images.filters import THUMBNAIL_PX
 
 Float64Array = NDArray[np.float64]
@@ -118,8 +119,8 @@ class Gate:
     def from_bytes(cls, content: bytes, networks: int) -> "Gate":
         """Make a gate of what `to_bytes` gave; raises ModelError where it is none for so many networks."""
         try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-                values = {name: np.asarray(archive[name], np.float64) for name in archive.files}
+            arrays = read_arrays(io.BytesIO(content), len(content))
+            values = {name: np.asarray(array, np.float64) for name, array in arrays.items()}
             gate = cls(
                 int(values["smallest_side_px"]),
                 {name: float(values[f"lowest_{name}"]) for name in QUALITIES},
@@ -127,7 +128,7 @@ class Gate:
                 values["looks"],
                 tuple(_likeness(values, number) for number in range(networks)),
             )
-        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, BadZipFile, zlib.error) as error:
             raise ModelError(f"the bundle's gate.npz cannot be read: {error}") from error
         if gate.looks.shape != (LOOKS + 1, LOOKS + 1) or not all(np.isfinite(one).all() for one in values.values()):
             raise ModelError("the bundle's gate.npz is of another version or damaged")

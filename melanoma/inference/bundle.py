@@ -21,6 +21,7 @@ from melanoma.inference.assess import Gate
 
 SCHEMA_VERSION = 2
 SUMS, MODEL, CARD, GATE = "SHA256SUMS", "model.json", "CARD.md", "gate.npz"
+LARGEST_DESCRIPTION_BYTES = 2**24  # a thousand times what is written
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,9 @@ def read_bundle(path: Path) -> Bundle:
         if Path(name).name != name or not (folder / name).is_file() or sha256(folder / name) != digest:
             raise ModelError(f"the bundle {folder} is damaged: {name!r} is missing or differs from its hash")
     try:
-        description = json.loads((folder / MODEL).read_text())
+        if (folder / MODEL).stat().st_size > LARGEST_DESCRIPTION_BYTES:
+            raise ValueError(f"it has over {LARGEST_DESCRIPTION_BYTES:,} bytes")
+        description = json.loads((folder / MODEL).read_text(encoding="utf-8"))
         if description["schema_version"] != SCHEMA_VERSION:
             raise ModelError(f"the bundle {folder} is of another version; write it again with: melanoma export RUN")
         bundle = Bundle(folder, description)
@@ -140,7 +143,8 @@ def read_bundle(path: Path) -> Bundle:
             raise ModelError(f"the bundle {folder} is damaged: it uses files that have no hash")
         _check(bundle)
     except (
-        OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, ValidationError, DataError
+        OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError,
+        ValidationError, DataError,
     ) as error:  # fmt: skip
         raise ModelError(f"the bundle {folder} has no readable {MODEL}: {error}") from error
     return bundle

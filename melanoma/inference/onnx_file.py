@@ -1,7 +1,8 @@
 """Refuses an ONNX file that reaches beyond itself, before an engine opens it; it knows nothing of what one computes.
 
 An ONNX file may name other files as the place of its numbers, by any path, and engines read them; it may bring
-operators of its own. A bundle's networks do neither.
+operators of its own, or loop; and what it computes of constants alone an engine computes while it opens the file, where
+a few hundred bytes can ask for all memory. A bundle's networks do nothing of that.
 """
 
 import mmap
@@ -26,17 +27,28 @@ REFUSED = {
     ("tensor", 13): "numbers kept in another file",
 }
 OWN_OPERATORS = (memoryview(b""), memoryview(b"ai.onnx"))
+# what the networks of `models.backbones` are made of, and their kind: each gives about as much as it takes
+OPERATORS = {
+    *("Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Reciprocal", "Neg", "Abs", "Exp", "Log", "Erf", "Min", "Max"),
+    *("Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Gelu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh"),
+    *("Softmax", "Softplus", "Conv", "MatMul", "Gemm", "MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"),
+    *("BatchNormalization", "LayerNormalization", "InstanceNormalization", "ReduceMean", "ReduceMax", "ReduceSum"),
+    *("Cast", "Concat", "Flatten", "Gather", "Identity", "Pad", "Reshape", "Shape", "Slice", "Split", "Squeeze"),
+    *("Transpose", "Unsqueeze", "QuantizeLinear"),
+}
+CONSTANT = {"Constant", "DequantizeLinear"}  # may be of constants alone: no larger than what stands in the file
 
 
 def check_onnx(path: Path) -> None:
     """Raise ModelError where the file is missing, is no ONNX file, or reaches beyond itself."""
     try:
         with path.open("rb") as file:  # mapped, as it may be hundreds of megabytes; unmapped with the last view of it
-            found = _beyond(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)), "model")
+            content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        found = _beyond(content, "model") or _strange(content)
     except (OSError, ValueError, IndexError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read as an ONNX file: {error}") from error
     if found:
-        raise ModelError(f"{path} is refused: it has {found}, and a bundle's network must be whole in itself")
+        raise ModelError(f"{path} is refused: it has {found}, as no network of this package")
 
 
 def _beyond(content: memoryview, message: str) -> str | None:
@@ -49,3 +61,36 @@ def _beyond(content: memoryview, message: str) -> str | None:
         if inner and isinstance(value, memoryview) and (found := _beyond(value, inner)):
             return found
     return None
+
+
+def _strange(model: memoryview) -> str | None:
+    """Name an operator that no network of this package has, or one that is given constants alone; or None."""
+    graphs = [value for field, value in fields(model) if field == 7]
+    if len(graphs) != 1:
+        return f"{len(graphs)} graphs"
+    parts = list(fields(_message(graphs[0])))
+    constants = {_text(value, 8) for field, value in parts if field == 5}
+    varying = {_text(value, 1) for field, value in parts if field == 11} - constants
+    for node in (_message(value) for field, value in parts if field == 1):
+        values = list(fields(node))
+        given, made = ({bytes(_message(value)) for field, value in values if field == wanted} for wanted in (1, 2))
+        operator = _text(node, 4).decode(errors="replace")
+        if operator not in OPERATORS | CONSTANT:
+            return f"the operator {operator!r:.40}"
+        if varying & given:
+            varying |= made
+        elif operator not in CONSTANT:
+            return "something to compute of constants alone"
+    return None
+
+
+def _message(value: int | memoryview) -> memoryview:
+    if isinstance(value, int):
+        raise ValueError("a number stands where a message should")  # noqa: TRY004  the file is at fault
+    return value
+
+
+def _text(message: int | memoryview, wanted: int) -> bytes:
+    """Read the last field of that number as text: what a parser takes."""
+    found = [bytes(_message(value)) for field, value in fields(_message(message)) if field == wanted]
+    return found[-1] if found else b""

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from melanoma.errors import MelanomaError
-from melanoma.files import previous, replacing
+from melanoma.files import previous, read_arrays, replacing
 
 POSITION, HASH = "position", "sha256"
 
@@ -126,8 +126,10 @@ def _newest(path: Path) -> dict[str, NDArray[Any]] | None:
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
     """Read every array; raises ValueError, or what NumPy and zipfile raise, where anything is not as it was written."""
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:  # given a path, NumPy may leave it open
-        arrays = {name: saved[name] for name in saved.files}
+    with path.open("rb") as file:
+        arrays = read_arrays(file, path.stat().st_size)
+    if HASH not in arrays:
+        raise ValueError("it has no hash, as those of an earlier version")
     if arrays.pop(HASH).tobytes() != _hash(arrays):
         raise ValueError("its content does not have the hash that was written with it")
     return arrays
