@@ -11,7 +11,7 @@ from zoo import dicom, saved, scene
 from melanoma.config import ImageSettings
 from melanoma.data.cache import cache_key, open_cache, prepare_cache
 from melanoma.data.sources import Source, find_images
-from melanoma.errors import DataError
+from melanoma.errors import DataError, MelanomaError
 from melanoma.images.filters import prepare
 
 AT_32 = ImageSettings(size_px=32)
@@ -88,3 +88,14 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
     (tmp_path / "cache").write_text("in the way")
     with pytest.raises(DataError.__base__, match="cannot be written"):
         prepare_cache(tmp_path / "cache", folder_of_three(tmp_path), AT_32)
+
+
+@pytest.mark.parametrize("name", ["images.npy", "thumbnails.npy", "index.csv"])
+def test_a_cache_that_was_cut_is_one_sentence(tmp_path: Path, name: str) -> None:
+    sources = folder_of_three(tmp_path)
+    folder = prepare_cache(tmp_path / "cache", sources, AT_32).folder
+    content = (folder / name).read_bytes()
+    for kept in (0, len(content) // 2):
+        (folder / name).write_bytes(content[:kept])
+        with pytest.raises(MelanomaError, match=r"is damaged .* remove it, and it is made again"):
+            prepare_cache(tmp_path / "cache", sources, AT_32)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from melanoma.config import Settings
 from melanoma.errors import DataError, MelanomaError
 from melanoma.files import (
     ASIDE,
@@ -17,7 +18,7 @@ from melanoma.files import (
     write_json,
     write_text,
 )
-from melanoma.runs import Run
+from melanoma.runs import Run, create_run
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -91,6 +92,18 @@ def test_who_holds_a_run_removes_what_a_kill_left_and_nothing_that_another_comma
     with run.held():
         pass
     assert sorted(tmp_path.rglob(f"{ASIDE}*")) == sorted(others)
+
+
+def test_of_two_commands_that_begin_one_run_the_second_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = create_run(tmp_path, "one", Settings(seed=1))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "exists", lambda path: False)  # as it was when the second looked
+        with pytest.raises(MelanomaError, match="one cannot be written"):
+            create_run(tmp_path, "one", Settings(seed=2))
+    assert run.settings().seed == 1
+    assert list(tmp_path.iterdir()) == [run.folder]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000])

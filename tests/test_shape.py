@@ -82,3 +82,12 @@ def test_the_readmes_tree_is_the_real_one() -> None:
     named = set(re.findall(r"[\w.]+\.(?:py|toml)", tree)) - {"__init__.py"}
     real = {path.name for path in [*MODULES, *PACKAGE.glob("recipes/*.toml")]} - {"__init__.py"}
     assert named == real
+
+
+def test_every_promise_of_security_names_tests_that_are_there() -> None:
+    rows = [line for line in (ROOT / "SECURITY.md").read_text().splitlines() if line.startswith("| ")][1:]
+    for row in rows:
+        named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", row)
+        assert named, row
+        for file, name in named:
+            assert f"\ndef {name}(" in (ROOT / "tests" / file).read_text(), f"{file}::{name}"

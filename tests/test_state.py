@@ -105,6 +105,12 @@ def test_arrays_that_are_whole_but_not_those_that_were_saved_are_noticed(tmp_pat
         read_position(path)
 
 
+def test_a_state_from_before_hashes_says_so(tmp_path: Path) -> None:
+    np.savez(tmp_path / "state.npz", v00000=np.zeros(3), position=np.frombuffer(b"{}", np.uint8))
+    with pytest.raises(MelanomaError, match=r"it has no hash, as those of an earlier version.*start this fold again"):
+        read_position(tmp_path / "state.npz")
+
+
 def test_a_kill_between_the_two_renames_leaves_the_state_before(tmp_path: Path) -> None:
     path = tmp_path / "state.npz"
     save_state(path, compiled(), Position(epoch=4))

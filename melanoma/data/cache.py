@@ -96,7 +96,7 @@ def open_cache(root: Path, key: str) -> Cache | None:
         index = pd.read_csv(folder / INDEX, dtype={"image_name": str}, keep_default_na=False)
         if not len(images) == len(thumbnails) == len(index):
             raise ValueError("its parts are of different lengths")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise MelanomaError(f"the cache {folder} is damaged ({error}): remove it, and it is made again") from error
     return Cache(folder, key, images, thumbnails, index)
 
