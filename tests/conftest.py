@@ -1,13 +1,28 @@
 """What many tests look at, made once: a trained run on drawn lesions, and from it a bundle that answers."""
 
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from offline import watch
 from tiny import TINY
 
 from melanoma.runs import Run
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+TOLD = Path(tempfile.mkdtemp()) / "told.txt"
+watch(TOLD)
+
+
+@pytest.fixture(autouse=True)
+def nobody_else_is_asked() -> Iterator[None]:
+    """Fail where another machine was asked for anything, even if what asked did not mind that it got nothing."""
+    yield
+    if TOLD.exists():
+        attempts = TOLD.read_text()
+        TOLD.unlink()
+        raise AssertionError(attempts)
 
 
 @pytest.fixture(scope="session")
