@@ -69,7 +69,8 @@ bench:
 
 # are weaknesses known of what is pinned? asks PyPI
 audit: $(VENV)/tools
-	$(VENV)/tools/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt $(LOCKED:%=-r %)
+	sed -n 's/^\([^ ]*==[^ ]*\).*/\1/p' constraints.txt $(LOCKED) | sort -u > $(VENV)/pins.txt
+	$(VENV)/tools/bin/pip-audit --strict --no-deps --disable-pip -r $(VENV)/pins.txt
 
 # after a pin or a dependency changed
 renew: $(VENV)/tools
