@@ -48,6 +48,27 @@ def _of_processor(name: str) -> str:
     return next((value.strip() for key, _, value in pairs if key.strip() == name), "")
 
 
+def memory_left() -> int | None:
+    """Return how many bytes the system or the container that this runs in can still give; None where none tells."""
+    found = [_first_number(Path("/proc/meminfo"), "MemAvailable:", 1024)]
+    for most, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        limit, taken = (_first_number(Path("/sys/fs/cgroup") / name) for name in (most, used))
+        found.append(None if limit is None or taken is None else max(limit - taken, 0))
+    return min((one for one in found if one is not None), default=None)
+
+
+def _first_number(path: Path, before: str = "", unit: int = 1) -> int | None:
+    """Read the number that stands in a system's file, behind a word; None where there is none, as for "max"."""
+    try:
+        words = path.read_text().partition(before)[2].split() if before else path.read_text().split()
+        return int(words[0]) * unit
+    except (OSError, ValueError, IndexError):
+        return None
+
+
 class Budget:
     """An amount that threads share: who wants more than is left waits until others give theirs back."""
 

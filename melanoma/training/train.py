@@ -23,6 +23,7 @@ from melanoma.models.classifier import build_classifier
 from melanoma.models.losses import build_loss
 from melanoma.runs import Run
 from melanoma.training.augment import augmentation
+from melanoma.training.memory import check_memory
 from melanoma.training.progress import Interrupted, TrainingProgress, say, stop_requests
 from melanoma.training.state import Position, has_state, load_state, read_position, save_state, weights_file
 
@@ -86,6 +87,7 @@ def train_fold(  # noqa: PLR0915  one straight line
     optimizer = build_optimizer(settings.train, len(train))
     model.compile(optimizer, build_loss(settings.loss), metrics=[keras.metrics.BinaryAccuracy(name="accuracy")])
     optimizer.build(model.trainable_variables)
+    check_memory(model, settings.train.batch_size)
     model.test_on_batch(*_fed(train.batch(np.arange(min(2, len(train.rows))))))  # fails early, and makes every variable
 
     # ---- epochs ------------------------------------------------------------------------------------------------
