@@ -68,6 +68,24 @@ def test_a_request_that_is_under_way_is_answered_before_the_service_ends(
     assert not [line for line in service.said if "Traceback" in line]
 
 
+def test_a_body_that_does_not_come_does_not_keep_a_service_that_ends(judged: Run) -> None:
+    with serving(judged.folder, first="import melanoma.web.app\nmelanoma.web.app.DRAIN_SECONDS = 1") as service:
+        address = urlsplit(service.address)
+        with socket.create_connection((address.hostname or "", address.port or 0), timeout=30) as client:
+            kind = b"Host: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: 999\r\n\r\n"
+            client.sendall(b"POST /predict HTTP/1.1\r\n" + kind + b"--x\r\n")
+            time.sleep(0.3)
+            service.process.terminate()
+            assert service.process.wait(15) == 0
+            assert client.recv(4096).startswith(b"HTTP/1.1 503 ")
+
+
+def test_a_name_that_is_not_this_machines_is_refused_where_it_listens_for_this_machine_alone(judged: Run) -> None:
+    with serving(judged.folder) as service:
+        for host, status in (("elsewhere.example", 421), ("localhost:1", 200)):
+            assert httpx2.get(f"{service.address}/model", headers={"host": host}).status_code == status
+
+
 def test_a_port_that_is_taken_a_wrong_model_and_a_wrong_limit_are_one_sentence(judged: Run, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
