@@ -79,6 +79,17 @@ def resident_mib(pid: int) -> int:
     return int(told[1]) // 1024 if told else 0
 
 
+def started(model: str) -> tuple[subprocess.Popen[str], str]:
+    """Start `melanoma serve` on a free port of this machine: its process and its address."""
+    command = [sys.executable, "-m", "melanoma", "serve", "--model", model, "--port", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    told = re.search(r"on (http://\S+);", process.stderr.readline())
+    assert told, "the service did not start"
+    threading.Thread(target=process.stderr.read, daemon=True).start()  # a full pipe would stop it
+    return process, told[1]
+
+
 def main() -> None:
     """Start the service, load it, and print what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -89,15 +100,10 @@ def main() -> None:
     given = parser.parse_args()
     items = find_pictures([given.pictures])[:200]
     offline = [one.score for one in Predictor(given.model).answer([Path(item.name) for item in items], maps=False)]
-    command = [sys.executable, "-m", "melanoma", "serve", "--model", given.model, "--port", "0"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    told = re.search(r"on (http://\S+);", process.stderr.readline())
-    assert told, "the service did not start"
-    threading.Thread(target=process.stderr.read, daemon=True).start()  # a full pipe would stop it
-    load = Load(told[1], [body(Path(item.name).name, item.read()) for item in items], offline)
-    started = time.perf_counter()
-    until = started + given.seconds
+    process, address = started(given.model)
+    load = Load(address, [body(Path(item.name).name, item.read()) for item in items], offline)
+    begun = time.perf_counter()
+    until = begun + given.seconds
     clients = [threading.Thread(target=load.ask, args=(seed, until)) for seed in range(given.clients)]
     for client in clients:
         client.start()
@@ -105,7 +111,7 @@ def main() -> None:
     while any(client.is_alive() for client in clients):
         held.append(resident_mib(process.pid))
         time.sleep(1)
-    took = time.perf_counter() - started
+    took = time.perf_counter() - begun
     process.terminate()
     code = process.wait(60)
     p50, p95, p99 = np.percentile(load.seconds, [50, 95, 99])
