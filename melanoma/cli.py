@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from melanoma import RESEARCH_ONLY
-from melanoma.errors import DataError, MelanomaError, UsageError, WriteError
+from melanoma.errors import DataError, MelanomaError, UsageError, WriteError, printable
 from melanoma.files import FULL, read_json, unwritable
 
 INTERRUPTED = 130
@@ -476,7 +476,7 @@ def _exit_code() -> int:
     except MelanomaError as error:
         again = isinstance(error, WriteError) and _resumable and _resumable[-1].exists()
         go_on = f"; a run goes on with: melanoma resume {_resumable[-1]}" if again else ""
-        print(f"melanoma: {error}{go_on}", file=sys.stderr)
+        print(f"melanoma: {printable(str(error))}{go_on}", file=sys.stderr)  # it may quote a stranger's table
         return error.exit_code
     except BrokenPipeError:  # who reads has enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

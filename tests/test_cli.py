@@ -109,3 +109,12 @@ def test_help_imports_no_heavy_library() -> None:
     heavy = ("numpy", "pandas", "keras", "pydantic")
     code = f"import sys; import melanoma.cli; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_an_error_that_quotes_a_table_cannot_move_the_cursor(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("image_name,target\nA,0\nB,1\n")
+    (tmp_path / "given.csv").write_text('image_name,probability\n"A\x1b[2J\nB",2\n')
+    done = melanoma("evaluate", str(tmp_path / "given.csv"), "--data", str(tmp_path))
+    assert done.returncode == 1
+    assert "A?[2J?B" in done.stderr
+    assert done.stderr.count("\n") == 1
