@@ -355,8 +355,18 @@ def read_predictions(path: Path) -> pd.DataFrame:
     twice = text.loc[text["image_name"].duplicated(), "image_name"].tolist()
     if twice:
         raise DataError(f"{path} has images twice: {listed(twice)}; keep one row for each", twice)
-    numbers = {name: pd.to_numeric(text[name]) for name in ("target", "fold", "answer") if name in text}
+    numbers = {name: _numbers(path, text, name) for name in ("target", "fold", "answer") if name in text}
     return text.assign(probability=values, **numbers)
+
+
+def _numbers(path: Path, text: pd.DataFrame, name: str) -> pd.Series:
+    """Read a column of small whole numbers; only a fold cannot be blank."""
+    numbers = pd.to_numeric(text[name], errors="coerce").astype("float64")
+    blank = (text[name] == "") & (name != "fold")
+    wrong = text.loc[~(blank | (numbers % 1 == 0) & (numbers.abs() < 1e6)), "image_name"].tolist()
+    if wrong:
+        raise DataError(f"{path} has {len(wrong):,} values of {name} that are no whole number: {listed(wrong)}", wrong)
+    return numbers if blank.any() else numbers.astype("int64")
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------

@@ -72,3 +72,12 @@ def test_another_csv_is_refused(tmp_path: Path) -> None:
     (tmp_path / "metadata.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match="isic_id"):
         table_from_archive(tmp_path / "metadata.csv")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"isic_id,diagnosis_1\n\xff\xfe,Benign", b"isic_id,diagnosis_1\nA,Benign,3,4"]
+)
+def test_an_archive_table_that_is_no_csv_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "metadata.csv").write_bytes(content)
+    with pytest.raises(DataError, match=r"metadata\.csv (has|is not)"):
+        table_from_archive(tmp_path / "metadata.csv")

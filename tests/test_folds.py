@@ -128,7 +128,7 @@ def test_rows_of_other_images_in_a_fold_file_are_ignored(tmp_path: Path) -> None
         ("A,0\nB,0\nC,-2\nD,1", "C -2 have a fold that is not"),
         ("A,0\nB,0\nC,0\nD,0", "all rows are in fold 0"),
         ("A,-1\nB,-1\nC,-1\nD,-1", "all rows are in fold -1"),
-        ("A,0,7,8\nB,0\nC,1\nD,1\nE,1,2,3,4,5", "cannot be read as a CSV"),
+        ("A,0,7,8\nB,0\nC,1\nD,1\nE,1,2,3,4,5", r"row 2 \(number of cells '4': the header has 2 columns"),
     ],
 )
 def test_a_given_file_that_leaks_or_does_not_fit_is_refused_by_name(tmp_path: Path, rows: str, message: str) -> None:

@@ -139,3 +139,21 @@ def test_answers_for_another_prevalence_are_lower_where_melanomas_are_rarer() ->
     saved = json.loads(json.dumps(rarer.to_json()))
     assert Calibrator.from_json(saved["calibrator"]) == rarer.calibrator
     assert Conformal.from_json(saved["conformal"]) == rarer.conformal
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("fold", "first"), ("fold", ""), ("fold", "0.5"), ("fold", "inf"), ("fold", "9" * 30), ("target", "\x1b[2J")],
+)
+def test_numbers_of_a_prediction_that_are_none_are_refused(tmp_path: Path, column: str, value: str) -> None:
+    path = tmp_path / "given.csv"
+    path.write_text(f"image_name,probability,{column}\nA,0.5,1\nB,0.25,{value}\n")
+    with pytest.raises(DataError, match=rf"1 values of {column} that are no whole number: B$"):
+        read_predictions(path)
+
+
+def test_a_row_of_predictions_with_a_cell_too_few_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "given.csv"
+    path.write_text("image_name,fold,probability\nA,0,0.5\nB,0.25\n")
+    with pytest.raises(DataError, match=r"row 3 \(number of cells '2': the header has 3 columns\)"):
+        read_predictions(path)

@@ -1,6 +1,7 @@
 """Tables in every spelling, and every way in which a table can be bad."""
 
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 
 from melanoma.data.encode import learn_encoder
-from melanoma.data.records import read_dataset, read_table, take
+from melanoma.data.records import read_dataset, read_table, read_text, take
 from melanoma.errors import DataError
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -240,3 +241,18 @@ def test_the_small_real_dataset_is_read_whole() -> None:
     assert dataset.train[["sex", "age_years", "site"]].isna().sum().tolist() == [287, 314, 772]
     assert dataset.test is not None
     assert len(dataset.test) == 1_200
+
+
+def test_columns_that_are_blank_in_every_row_stay_text(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("image_name,sex,target\nA,,0\nB,,1\n")
+    table, _ = read_table(tmp_path / "train.csv", labelled=True)
+    assert table["sex"].fillna("unknown").tolist() == table["site"].fillna("unknown").tolist() == ["unknown"] * 2
+
+
+def test_a_header_of_very_many_columns_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("image_name," + "image," * 500_000 + "target\nA,0\n")
+    start = time.perf_counter()
+    for read in (read_text, partial(read_table, labelled=True)):
+        with pytest.raises(DataError, match="500,002 columns, over 1,000"):
+            read(tmp_path / "train.csv")
+    assert time.perf_counter() - start < 5

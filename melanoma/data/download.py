@@ -12,6 +12,7 @@ from typing import Literal
 
 import pandas as pd
 
+from melanoma.data.records import read_text
 from melanoma.errors import DataError, MelanomaError, MissingExtraError
 from melanoma.files import replacing, unwritable
 
@@ -76,9 +77,10 @@ def _from_isic(folder: Path, collection: int, limit: int) -> Path:
 def table_from_archive(metadata: Path) -> pd.DataFrame:
     """Turn the ISIC Archive's metadata.csv into the competition's columns, undecided rows left out.
 
-    Raises DataError where the file lacks its columns.
+    Raises DataError where the file is no CSV or lacks its columns.
     """
-    rows = pd.read_csv(metadata, dtype=str)
+    rows = read_text(metadata)
+    rows = rows.mask(rows == "")
     diagnoses = sorted(name for name in map(str, rows) if name.startswith("diagnosis"))
     if "isic_id" not in rows or not diagnoses:
         raise DataError(f"{metadata} is not the ISIC Archive's metadata: it lacks isic_id or diagnosis columns")

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from melanoma import files
+from melanoma.data.records import read_text
 from melanoma.errors import DataError, listed
 
 Float64Array = NDArray[np.float64]
@@ -76,10 +77,7 @@ def read_folds(path: Path, table: pd.DataFrame, groups: Int64Array) -> "pd.Serie
     fold: int64 (rows,), -1 (never validated) upwards.
     Raises DataError where an image is missing or there twice, a fold is no such number, or `check_folds` refuses.
     """
-    try:
-        given = pd.read_csv(path, dtype="str", keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as a CSV: {error}") from error
+    given = read_text(path)
     if not {"image_name", "fold"} <= set(given.columns):
         raise DataError(f"{path} needs the columns image_name and fold; it has {listed(list(given.columns))}")
     given = given[given["image_name"].isin(table["image_name"])]

@@ -5,6 +5,7 @@ Every cell is checked, and every bad row reported at once. It does not know wher
 """
 
 import csv
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +34,7 @@ LABELS = {"0": 0, "0.0": 0, "false": 0, "benign": 0, "1": 1, "1.0": 1, "true": 1
 SEXES = {"f": "female", "female": "female", "m": "male", "male": "male"}
 EMPTY = ("", "na", "n/a", "nan")
 BLANKS = (*EMPTY, "unknown")
+MOST_COLUMNS = 1000  # the ISIC Archive's tables have some thirty; what follows takes time and memory for each
 STRAY = " \t\r\n\"'"
 
 
@@ -75,7 +77,7 @@ def read_table(path: Path, labelled: bool) -> tuple[pd.DataFrame, list[str]]:
     patients, lesions, patient_remarks = _owners(path, names, _filled(cells["patient_id"]), _filled(cells["lesion_id"]))
     sexes, sex_faults = _sexes(_filled(cells["sex"]))
     ages, age_faults = _ages(_filled(cells["age_years"]))
-    sites = _filled(cells["site"]).map(one_site, na_action="ignore")
+    sites = _filled(cells["site"]).map(one_site, na_action="ignore").astype(cells["site"].dtype)  # text, all blank too
     columns = {"image_name": names, "patient_id": patients, "lesion_id": lesions}
     columns |= {"sex": sexes, "age_years": ages, "site": sites}
     faults += name_faults + sex_faults + age_faults
@@ -114,13 +116,15 @@ def read_dataset(folder: Path) -> Dataset:
 
 
 def read_text(path: Path) -> pd.DataFrame:
-    """Read every cell as text, under the header's names in lower case; rows of another width are left out.
+    """Read every cell as text, under the header's names in lower case.
 
-    Raises DataError where the file is no CSV.
+    Raises DataError where the file is no CSV, or has rows of another width than its header.
     """
     header, rows = _read_rows(path)
-    whole = [row for row in rows.values() if len(row) == len(header)]
-    columns = {name.lower(): [row[place].strip(STRAY) for row in whole] for place, name in enumerate(header) if name}
+    if faults := _wrong_width(header, rows):
+        raise _bad_rows(path, faults, {})
+    places = {name.lower(): place for place, name in enumerate(header) if name}
+    columns = {name: [row[place].strip(STRAY) for row in rows.values()] for name, place in places.items()}
     table: pd.DataFrame = pd.DataFrame(columns, dtype="str")
     return table
 
@@ -210,13 +214,15 @@ def _read_rows(path: Path) -> tuple[list[str], dict[int, list[str]]]:
         raise DataError(f"{path} is not a CSV in UTF-8 ({error}); save it as one") from error
     if not numbered:
         raise DataError(f"{path} has no rows")
+    if len(header) > MOST_COLUMNS:
+        raise DataError(f"{path} has {len(header):,} columns, over {MOST_COLUMNS:,}, and is no table of images")
     return header, dict(numbered)
 
 
 def _find_columns(path: Path, header: list[str], labelled: bool) -> dict[str, int]:
     """Give the place of each of our columns that the file has; refuse doubled and missing ones."""
     words = [name.lower() for name in header]
-    doubled = sorted({name for name in words if name and words.count(name) > 1})
+    doubled = sorted(name for name, times in Counter(words).items() if name and times > 1)
     if doubled:
         raise DataError(f"{path} has the column {listed(doubled)} more than once; keep one of each")
     places = {}
@@ -281,7 +287,7 @@ def _owners(
 def _sexes(text: pd.Series) -> tuple[pd.Series, list[Fault]]:
     words = text.str.lower()
     wrong = words.notna() & ~words.isin(SEXES)
-    return words.map(SEXES), _faults(text, wrong, "sex", "neither female, male nor blank")
+    return words.map(SEXES).astype(text.dtype), _faults(text, wrong, "sex", "neither female, male nor blank")
 
 
 def _ages(text: pd.Series) -> tuple[pd.Series, list[Fault]]:
