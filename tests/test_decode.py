@@ -314,3 +314,13 @@ def test_an_array_passes_through_and_a_path_is_decoded(tmp_path: Path) -> None:
     for wrong in (pixels[:, :, 0], pixels.astype(np.float32), pixels[:0], np.dstack([pixels, pixels])):
         with pytest.raises(DataError, match="uint8"):
             as_image(wrong)
+
+
+def test_a_damaged_index_of_the_pictures_in_a_jpeg_is_no_warning() -> None:
+    grey = Image.new("RGB", (64, 48), (128, 128, 128))  # whose end is looked at twice
+    whole = saved(grey, "MPO", save_all=True, append_images=[grey])
+    number, claimed = (struct.pack("<HHII", 0xB001, 4, 1, count) for count in (2, 9))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert decode(whole.replace(number, claimed)).shape == (48, 64, 3)
+    assert not told

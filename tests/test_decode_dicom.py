@@ -2,6 +2,7 @@
 
 import io
 import struct
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -252,3 +253,12 @@ def test_nothing_of_a_dicom_reaches_the_log(caplog: pytest.LogCaptureFixture) ->
     decode(whole)
     refusal(whole[: len(whole) // 2])
     assert caplog.text == ""
+
+
+def test_odd_values_of_a_dicom_stand_in_no_warning_and_no_refusal() -> None:
+    whole = dicom(encapsulate([b"\0" * 100]), "RGB", JPEG2000Lossless)
+    odd = whole.replace(JPEG2000Lossless.encode(), b"1.2.Doe^Jane\n".ljust(22))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert "no name for" in refusal(odd)
+    assert not told

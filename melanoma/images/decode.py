@@ -269,7 +269,8 @@ def _check_whole(image: ImageFile.ImageFile, data: bytes, size: Size | None, nam
     """
     if image.format in ("JPEG", "MPO") and _may_be_grey_filled(image):
         end = data.rfind(b"\xff\xd9")
-        longer = Image.open(io.BytesIO(data[:end] + b"\x55" * 65_536 + data[end:]), formats=["JPEG"])
+        with _quiet():
+            longer = Image.open(io.BytesIO(data[:end] + b"\x55" * 65_536 + data[end:]), formats=["JPEG"])
         longer.draft(mode, size)
         if longer.tobytes() != image.tobytes():
             raise DataError(f"{name} is a damaged JPEG, part of its data is missing: replace it with a fresh copy")
@@ -314,22 +315,25 @@ def _grey_to_rgb(grey: UInt8Array) -> UInt8Array:
 def _decode_dicom(data: bytes, at_least_px: int | None, name: str) -> tuple[UInt8Array, Size]:
     from pydicom.encaps import generate_frames
 
-    dataset = _dicom_header(data, name)
-    size = int(dataset.Columns), int(dataset.Rows)
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax not in _JPEG_SYNTAXES or dataset.SamplesPerPixel != 3:
-        _check_readable(dataset, name)
+    with _quiet():  # pydicom reads a value when it is asked for, and only then warns
+        dataset = _dicom_header(data, name)
+        size = int(dataset.Columns), int(dataset.Rows)
+        syntax, interpretation = dataset.file_meta.TransferSyntaxUID, dataset.PhotometricInterpretation
+        whole_jpeg = syntax in _JPEG_SYNTAXES and dataset.SamplesPerPixel == 3
+        if whole_jpeg:
+            frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
+        else:
+            _check_readable(dataset, name)
+    if not whole_jpeg:
         with _AT_ONCE.taking(size[0] * size[1]):
             if syntax.is_encapsulated:
                 return contained(_dicom_to_rgb, data, name), size
             return _dicom_to_rgb(data, name), size
-    with _quiet():
-        frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
     # pydicom would choose the colour space by the header alone, and gets the ones with an Adobe marker wrong.
     image = _opened(frame, "JPEG", name)
     if image.size != size:
         raise DataError(f"{name} holds a JPEG of another size than its header says: export it again")
-    unchanged = dataset.PhotometricInterpretation == "RGB" and _colours_unmarked(image)
+    unchanged = interpretation == "RGB" and _colours_unmarked(image)
     return _decoded(image, frame, _wanted_size(at_least_px), name, "YCbCr" if unchanged else None, turn=False), size
 
 
@@ -338,8 +342,7 @@ def _dicom_header(data: bytes, name: str) -> "Dataset":
 
     if _DEFLATED in data:  # pydicom would inflate it all before anything can be checked
         raise DataError(f"{name} is a deflated DICOM file: save it uncompressed or as JPEG")
-    with _quiet():
-        dataset = dcmread(_Bounded(data, "DICOM", name), specific_tags=_DICOM_TAGS)
+    dataset = dcmread(_Bounded(data, "DICOM", name), specific_tags=_DICOM_TAGS)
     if "PixelData" not in dataset:
         raise DataError(f"{name} is a DICOM file without a picture, or cut short: leave it out or take a fresh copy")
     if int(dataset.get("NumberOfFrames") or 1) > 1:
@@ -357,9 +360,8 @@ def _colours_unmarked(image: Image.Image) -> bool:
 
 
 def _dicom_to_rgb(data: bytes, name: str) -> UInt8Array:
-    dataset = _dicom_header(data, name)
     with _quiet():
-        return _pixels_to_rgb(dataset, name)
+        return _pixels_to_rgb(_dicom_header(data, name), name)
 
 
 def _pixels_to_rgb(dataset: "Dataset", name: str) -> UInt8Array:
@@ -390,7 +392,8 @@ def _check_readable(dataset: "Dataset", name: str) -> None:
     if not available and syntax in _EXTRA_PACKAGES:
         raise MissingExtraError(_EXTRA_PACKAGES[syntax], "dicom")
     if not available:
-        raise DataError(f"{name} is stored as {syntax.name}, which cannot be read: export it as JPEG or uncompressed")
+        kind = syntax.name if syntax.name != syntax else "what DICOM has no name for"  # which could be any text
+        raise DataError(f"{name} is stored as {kind}, which cannot be read: export it as JPEG or uncompressed")
 
 
 def _dicom_grey(values: npt.NDArray[np.generic], dataset: "Dataset") -> UInt8Array:
