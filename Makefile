@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 comma := ,
 READY := $(VENV)/.ready-$(subst $(comma),-,$(EXTRAS))
 
-# two of the ways in which pip is called
+# how pip takes only what is known by its hash, and the files that say so
 HASHED := --require-hashes --no-deps --only-binary :all:
 LOCKED := $(wildcard requirements/*.txt)
 
