@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "melanoma"
 # from the ground up; a room imports only from rooms before it
 ROOMS = [
-    "__init__", "errors", "machine", "process", "protobuf", "files", "config", "runs", "images", "data", "evaluation",
+    "__init__", "errors", "machine", "child", "protobuf", "files", "config", "runs", "images", "data", "evaluation",
     "report", "inference", "models", "training", "prepare", "check", "judge", "compare", "pipeline", "answer", "web",
     "doctor", "cli", "__main__",
 ]  # fmt: skip

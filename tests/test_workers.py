@@ -111,7 +111,7 @@ def test_every_bad_image_is_named_whoever_read_it(tmp_path: Path) -> None:
 def killing_a_worker(done: int, total: int) -> None:
     if done == 1500:
         pids = subprocess.run(
-            ["pgrep", "-P", str(os.getpid()), "-f", "melanoma.process"], capture_output=True, text=True, check=True
+            ["pgrep", "-P", str(os.getpid()), "-f", "melanoma.child"], capture_output=True, text=True, check=True
         )
         os.kill(int(pids.stdout.split()[-1]), signal.SIGKILL)  # the newest: decoders may have some of their own
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from melanoma.errors import MelanomaError
 from melanoma.machine import cores
-from melanoma.process import Process, ProcessEndedError
+from melanoma.child import Process, ProcessEndedError
 
 CHUNK_SECONDS = 0.1  # long beside the way to a worker and back, short beside the wait for the last one
 MOST = 256  # items in a chunk

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-_BEGIN = "import sys; sys.path[:] = sys.argv[1:]; from melanoma.process import serve; serve()"
+_BEGIN = "import sys; sys.path[:] = sys.argv[1:]; from melanoma.child import serve; serve()"
 
 
 class ProcessEndedError(Exception):
