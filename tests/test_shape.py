@@ -91,3 +91,10 @@ def test_every_promise_of_security_names_tests_that_are_there() -> None:
         assert named, row
         for file, name in named:
             assert f"\ndef {name}(" in (ROOT / "tests" / file).read_text(), f"{file}::{name}"
+
+
+def test_no_module_hides_a_public_name() -> None:
+    import melanoma
+
+    modules = {path.stem for path in PACKAGE.iterdir()}
+    assert not modules & set(melanoma.__all__)  # importing melanoma.NAME would put the module in its place

@@ -12,9 +12,9 @@ from queue import SimpleQueue
 from threading import Event
 from typing import TypeVar
 
+from melanoma.child import Process, ProcessEndedError
 from melanoma.errors import MelanomaError
 from melanoma.machine import cores
-from melanoma.child import Process, ProcessEndedError
 
 CHUNK_SECONDS = 0.1  # long beside the way to a worker and back, short beside the wait for the last one
 MOST = 256  # items in a chunk

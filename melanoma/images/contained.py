@@ -13,8 +13,8 @@ from queue import Empty, SimpleQueue
 from threading import Timer
 from typing import Any, TypeVar
 
-from melanoma.machine import cores
 from melanoma.child import Process, ProcessEndedError
+from melanoma.machine import cores
 
 MAX_SECONDS = 60.0  # a whole JPEG 2000 of 64 megapixels, 87 MB, takes 20 on one core
 MAX_BYTES = 4 * 2**30  # of memory, on Linux: that file takes 2.6 GiB
