@@ -32,6 +32,8 @@ types: $(READY)
 $(READY): pyproject.toml constraints.txt $(LOCKED)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@# first the core, with a pip that is quicker than the one that Python brings
+	$(BIN)/python -m pip install --quiet $(HASHED) -r requirements/core.txt
 	$(BIN)/python -m pip install --quiet $(HASHED) $(foreach part,core $(subst $(comma), ,$(EXTRAS)),-r requirements/$(part).txt)
 	$(if $(findstring train,$(EXTRAS)),$(BIN)/python -m pip install --quiet --only-binary :all: --constraint constraints.txt torch)
 	$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --no-index --editable .
