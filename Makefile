@@ -11,7 +11,7 @@ READY := $(VENV)/.ready-$(subst $(comma),-,$(EXTRAS))
 HASHED := --require-hashes --no-deps --only-binary :all:
 LOCKED := $(wildcard requirements/*.txt)
 
-.PHONY: setup demo test lint types docs bench audit renew clean
+.PHONY: setup demo test lint types docs bench fuzz audit renew clean
 
 setup: $(READY)
 
@@ -68,6 +68,10 @@ bench:
 	  "PyTorch channels last, fp32" "PyTorch channels last, bf16" "the same compiled, fp32" "the same compiled, bf16"
 	$(BIN)/python benchmarks/score.py --stacks "melanoma, default engine" \
 	  "Keras predict on PyTorch, fp32" "Keras predict on TensorFlow, fp32"
+
+# twenty minutes for each kind of file
+fuzz: $(READY)
+	for front in jpeg images dicom tfrecord csv; do $(BIN)/python tests/fuzz.py $$front --seconds 1200 || exit 1; done
 
 # are weaknesses known of what is pinned? asks PyPI
 audit: $(VENV)/tools

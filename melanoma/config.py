@@ -3,6 +3,7 @@
 A recipe holds only what differs from the defaults below. It knows nothing of what the settings do.
 """
 
+import contextlib
 import difflib
 import tomllib
 from collections.abc import Sequence
@@ -172,8 +173,9 @@ def recipe_path(recipe: str) -> Path:
     known = {path.stem: path for path in sorted(RECIPES.glob("*.toml"))}
     if recipe in known:
         return known[recipe]
-    if Path(recipe).is_file():
-        return Path(recipe)
+    with contextlib.suppress(OSError, ValueError):  # what cannot be the name of a file
+        if Path(recipe).is_file():
+            return Path(recipe)
     raise UsageError(f"there is no recipe {recipe!r}; known: {', '.join(known)}, or the path of a TOML file")
 
 
@@ -185,7 +187,9 @@ def load_settings(recipe: str | Path, overrides: Sequence[str] = ()) -> Settings
     path = recipe_path(str(recipe))
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}): check the path") from error
+    except (ValueError, RecursionError) as error:  # not TOML, not text, a number of 5,000 digits, brackets without end
         raise UsageError(f"{path} is not valid TOML: {error}") from error
     return settings_from(values, overrides)
 
@@ -227,7 +231,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         raise UsageError(f"--set takes section.key=value, not {override!r}")
     try:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text.strip()  # a bare word or path needs no quotes
     for key in keys[:-1]:
         inner = values.setdefault(key, {})

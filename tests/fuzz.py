@@ -42,7 +42,7 @@ from melanoma.judge import read_predictions
 
 # What one input may take. A picture of 64 megapixels, the largest that is let in, is decoded within two seconds and a
 # gigabyte; a JPEG whose end is in doubt is decoded twice, and a progressive one goes over its pixels again and again.
-MOST_SECONDS = 10.0  # of processor time
+MOST_SECONDS = 10.0  # of processor time; a table is read by seven readers in it, and tables have up to 1 MiB
 MOST_BYTES = 2 * 2**30  # of growth of the memory in use; an allocation that is refused counts as well
 PATIENCE_S = MAX_SECONDS + 30  # by the clock: decoders that are contained have MAX_SECONDS
 FENCE_BYTES = 4 * 2**30  # of address space over what the process began with, so that the machine stays usable
@@ -225,7 +225,7 @@ class Report:
 
     inputs: int = 0
     refused: int = 0
-    ended: int = 0
+    ended: list[int] = field(default_factory=list)
     slowest: tuple[float, int] = (0.0, -1)
     largest: tuple[int, int] = (0, -1)
     escapes: dict[str, list[int]] = field(default_factory=dict)
@@ -234,7 +234,7 @@ class Report:
         """Count an input; tells whether it escaped in a way that is new."""
         self.inputs += 1
         self.refused += reading.refused
-        self.ended += reading.ended
+        self.ended += [number] * reading.ended
         self.slowest = max(self.slowest, (reading.seconds, number))
         self.largest = max(self.largest, (reading.memory, number))
         if not reading.escape:
@@ -246,8 +246,8 @@ class Report:
         """Say it in one line."""
         escapes = sum(map(len, self.escapes.values()))
         return (
-            f"{self.inputs:,} inputs, {self.refused:,} refused, {self.ended:,} decoders ended, {escapes:,} escapes; "
-            f"slowest {self.slowest[0]:.2f} s (number {self.slowest[1]}), "
+            f"{self.inputs:,} inputs, {self.refused:,} refused, {len(self.ended):,} decoders ended, "
+            f"{escapes:,} escapes; slowest {self.slowest[0]:.2f} s (number {self.slowest[1]}), "
             f"largest memory {self.largest[0] / 2**20:.0f} MiB (number {self.largest[1]})"
         )
 
@@ -315,6 +315,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(bool(reading.escape))
     report = fuzz(given.front, given.seed, seconds=given.seconds, kept=given.kept)
     print(f"{given.front}, seed {given.seed}: {report.told()}")
+    if report.ended:
+        print(f"  decoders ended at numbers {report.ended}")
     for escape, numbers in report.escapes.items():
         print(f"  {escape}: {len(numbers):,} times, first number {numbers[0]}")
     return int(bool(report.escapes))

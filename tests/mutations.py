@@ -17,7 +17,7 @@ Places = list[tuple[int, int, int]]  # of the parts that a file is made of: star
 NUMBERS = (0, 1, 2, 3, 7, 8, 15, 16, 17, 255, 256, 4096, 32_767, 32_768, 65_535, 65_536, 2**24, 2**31 - 1, 2**31)
 NUMBERS = (*NUMBERS, 2**32 - 2, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1)
 SIDES = (0, 1, 15, 16, 64, 1000, 7999, 8000, 8001, 20_000, 65_535)  # around the least side and the most pixels
-MOST_BYTES = 4 * 2**20  # of one input: growth by doubling stops here
+MOST_BYTES = 2**20  # of one input: growth by doubling stops here
 
 
 def mutated(random: Random, content: bytes, others: Sequence[bytes], by_format: Mutate) -> bytes:

@@ -193,6 +193,7 @@ def _in_table(path: Path) -> Iterator[Item]:
             f"{path} needs a column that names pictures: {', '.join(NAMES)}; it has {listed(sorted(header))}"
         )
     stems: dict[str, Path] | None = None
+    folder = path.parent.resolve()
     for line, row in enumerate(rows, start=2):
         cells = {name.strip().lower(): (cell or "").strip() for name, cell in row.items() if name is not None}
         name, where = cells[key], f"{path}, line {line}"
@@ -205,7 +206,7 @@ def _in_table(path: Path) -> Iterator[Item]:
                 raise DataError(f"{where}: {key} is blank; name a picture")
             if None in row:
                 raise DataError(f"{where} has more cells than the header: quote what holds a separator")
-            if not _inside(place, path.parent):
+            if not place.resolve().is_relative_to(folder):
                 raise DataError(f"{where}: {name!r:.80} lies outside the table's folder; put the pictures below it")
             yield _item(place, _details(cells, where))
         except DataError as error:
@@ -230,10 +231,6 @@ def _rows(path: Path) -> list[dict[str, str]]:
     if not rows:
         raise DataError(f"{path} has no rows: give a header and a row for each picture")
     return rows
-
-
-def _inside(place: Path, folder: Path) -> bool:
-    return place.resolve().is_relative_to(folder.resolve())
 
 
 def _stems(folder: Path) -> dict[str, Path]:
