@@ -50,21 +50,26 @@ def _of_processor(name: str) -> str:
 
 def memory_left() -> int | None:
     """Return how many bytes the system or the container that this runs in can still give; None where none tells."""
-    found = [_first_number(Path("/proc/meminfo"), "MemAvailable:", 1024)]
+    available = _number_behind("MemAvailable:", Path("/proc/meminfo"))
+    found = [] if available is None else [available * 1024]
+    groups = Path("/sys/fs/cgroup")
     for most, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+        (groups / "memory.max", groups / "memory.current"),
+        (groups / "memory" / "memory.limit_in_bytes", groups / "memory" / "memory.usage_in_bytes"),
     ):
-        limit, taken = (_first_number(Path("/sys/fs/cgroup") / name) for name in (most, used))
-        found.append(None if limit is None or taken is None else max(limit - taken, 0))
-    return min((one for one in found if one is not None), default=None)
+        limit, taken = _number_behind("", most), _number_behind("", used)
+        if limit is not None and taken is not None:
+            # what is held of files is given back where memory is wanted
+            copies = _number_behind("inactive_file", most.with_name("memory.stat")) or 0
+            found.append(max(limit - taken + copies, 0))
+    return min(found, default=None)
 
 
-def _first_number(path: Path, before: str = "", unit: int = 1) -> int | None:
-    """Read the number that stands in a system's file, behind a word; None where there is none, as for "max"."""
+def _number_behind(word: str, path: Path) -> int | None:
+    """Read the number that stands behind a word in a system's file; None where there is none, as for "max"."""
     try:
-        words = path.read_text().partition(before)[2].split() if before else path.read_text().split()
-        return int(words[0]) * unit
+        words = ["", *path.read_text().split()]
+        return int(words[words.index(word) + 1])
     except (OSError, ValueError, IndexError):
         return None
 

@@ -175,21 +175,26 @@ def png_chunk(name: bytes, data: bytes) -> bytes:
 
 def png_chunks(content: bytes) -> Places:
     """Walk the chunks: each with its length, name and sum around the data."""
-    found, at = [], 8
-    while at + 12 <= len(content) and len(found) < 1000:
-        end = at + 12 + int.from_bytes(content[at : at + 4], "big")
-        found.append((at, at + 8, min(end, len(content))))
-        at = end
-    return found
+    return _chunks(content, 8, lambda head: 12 + int.from_bytes(head[:4], "big"))
 
 
 def riff_chunks(content: bytes) -> Places:
     """Walk a WEBP's chunks."""
-    found, at = [], 12
-    while content[:4] == b"RIFF" and at + 8 <= len(content) and len(found) < 1000:
-        end = at + 8 + int.from_bytes(content[at + 4 : at + 8], "little")
-        found.append((at, at + 8, min(end + end % 2, len(content))))
-        at = end + end % 2
+    return _chunks(content, 12, _riff_length) if content[:4] == b"RIFF" else []
+
+
+def _riff_length(head: bytes) -> int:
+    length = 8 + int.from_bytes(head[4:8], "little")
+    return length + length % 2
+
+
+def _chunks(content: bytes, at: int, length_by: Callable[[bytes], int], head: int = 8) -> Places:
+    """Walk what begins with a head of so many bytes, which tells how long the whole of it is."""
+    found: Places = []
+    while at + head <= len(content) and len(found) < 1000:
+        end = at + length_by(content[at : at + head])
+        found.append((at, at + head, min(end, len(content))))
+        at = end
     return found
 
 
@@ -300,12 +305,7 @@ def tfrecord(random: Random, content: bytes, others: Sequence[bytes]) -> bytes:
 
 def tfrecord_frames(content: bytes) -> Places:
     """Walk the frames."""
-    found, at = [], 0
-    while at + 16 <= len(content) and len(found) < 1000:
-        end = at + 16 + int.from_bytes(content[at : at + 8], "little")
-        found.append((at, at + 12, min(end, len(content))))
-        at = end
-    return found
+    return _chunks(content, 0, lambda head: 16 + int.from_bytes(head[:8], "little"), 12)
 
 
 # CSV: rows and cells

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mutations import png_chunk
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless
 from zoo import dicom, difference, refusal, saved, scene
@@ -21,7 +22,7 @@ MANY = 200_000  # parts of a header: the same number in 20 MiB took up to 137 s 
 
 
 @pytest.fixture(autouse=True)
-def no_process_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_process_yet() -> None:
     limits._close_idle()
 
 
@@ -84,12 +85,6 @@ def test_a_decoder_that_takes_too_long_is_refused_by_name(monkeypatch: pytest.Mo
 # Headers in many tiny parts: each is read by Python, bit by bit
 
 
-def png_chunk(kind: bytes, content: bytes = b"") -> bytes:
-    import zlib
-
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
 def in_parts() -> dict[str, bytes]:
     """Pictures that are whole, but for a header of very many parts."""
     jpeg, png = saved(scene(), "JPEG"), saved(scene(), "PNG")
@@ -104,9 +99,9 @@ def in_parts() -> dict[str, bytes]:
         "JPEG segments": jpeg[:2] + b"\xff\xef\x00\x02" * MANY + jpeg[2:],
         "JPEG fill bytes": jpeg[:2] + b"\xff" * MANY + jpeg[2:],
         "JPEG EXIF parts": jpeg[:2] + b"\xff\xe1\x00\x0aExif\0\0II" * MANY + jpeg[2:],
-        "PNG chunks": png[:33] + png_chunk(b"prVt") * MANY + png[33:],
-        "PNG empty pixel chunks": png[:33] + png_chunk(b"IDAT") * MANY + png[33:],
-        "PNG chunks at the end": png[:last] + png_chunk(b"prVt") * MANY + png[last:],
+        "PNG chunks": png[:33] + png_chunk(b"prVt", b"") * MANY + png[33:],
+        "PNG empty pixel chunks": png[:33] + png_chunk(b"IDAT", b"") * MANY + png[33:],
+        "PNG chunks at the end": png[:last] + png_chunk(b"prVt", b"") * MANY + png[last:],
         "DICOM elements": plain[:start] + element * MANY + plain[start:],
         "DICOM items": plain[:start] + items + plain[start:],
     }

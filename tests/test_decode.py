@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from mutations import png_chunk
 from PIL import Image
 from zoo import SHARED, Pixels, dicom, difference, needs_shared, refusal, saved, scene, speckled
 
@@ -297,6 +298,11 @@ def test_thirty_six_megapixels_pass() -> None:
 def test_an_image_under_sixteen_pixels_is_refused(size: tuple[int, int]) -> None:
     assert "each side must have 16 or more" in refusal(saved(Image.new("RGB", size), "PNG"))
     assert decode(saved(Image.new("RGB", (16, 16)), "PNG")).shape == (16, 16, 3)
+
+
+def test_an_animation_that_is_told_of_behind_the_pixels_is_no_matter() -> None:
+    content = saved(scene(), "PNG")
+    assert np.array_equal(decode(content[:-12] + png_chunk(b"acTL", bytes(8)) + content[-12:]), scene())
 
 
 def test_a_progressive_jpeg_of_thousands_of_scans_is_refused() -> None:

@@ -79,6 +79,14 @@ def test_a_run_is_refused_before_its_first_step(tmp_path: Path, monkeypatch: pyt
         ),
         (
             {
+                "/sys/fs/cgroup/memory.max": "1000\n",
+                "/sys/fs/cgroup/memory.current": "900\n",
+                "/sys/fs/cgroup/memory.stat": "anon 100\nfile 800\nactive_file 50\ninactive_file 750\n",
+            },
+            850,
+        ),
+        (
+            {
                 "/sys/fs/cgroup/memory/memory.limit_in_bytes": "1000",
                 "/sys/fs/cgroup/memory/memory.usage_in_bytes": "2000",
             },

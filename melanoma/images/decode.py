@@ -255,8 +255,9 @@ def _decoded(
     """Decode an opened image; `mode` keeps the samples as they are stored, `turn` applies the EXIF orientation."""
     image.draft(mode, size)
     with _AT_ONCE.taking(image.width * image.height):
-        # a TIFF warns of odd tags while its orientation is applied; the others need no lock, and are read side by side
-        with _quiet() if image.format == "TIFF" else nullcontext():
+        # a TIFF warns of odd tags while its orientation is applied, a PNG of an animation behind its pixels; the others
+        # need no lock, and are read side by side
+        with _quiet() if image.format == "TIFF" or (image.format == "PNG" and b"acTL" in data) else nullcontext():
             image.load()
         _check_whole(image, data, size, name, mode)
         return np.asarray(image) if mode else _to_rgb(_upright(image) if turn else image)
@@ -328,7 +329,8 @@ def _decode_dicom(data: bytes, at_least_px: int | None, name: str) -> tuple[UInt
         with _AT_ONCE.taking(size[0] * size[1]):
             if syntax.is_encapsulated:
                 return contained(_dicom_to_rgb, data, name), size
-            return _dicom_to_rgb(data, name), size
+            with _quiet():
+                return _pixels_to_rgb(dataset, name), size
     # pydicom would choose the colour space by the header alone, and gets the ones with an Adobe marker wrong.
     image = _opened(frame, "JPEG", name)
     if image.size != size:
