@@ -89,7 +89,7 @@ def test_preparing_on_a_full_disk_leaves_nothing_and_then_prepares(judged: Run, 
     leave(disk, None)
     assert melanoma(*command).returncode == 0
     made = content(disk / "runs" / CACHE)
-    assert made == content(judged.folder.parent / CACHE)
+    assert made.items() <= content(judged.folder.parent / CACHE).items()  # other tests prepare there too
     assert len(made) == 10  # two caches of four files and a lock
 
 

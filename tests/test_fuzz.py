@@ -1,5 +1,6 @@
 """A short run of the fuzzer over every front end, and that it notices what it is for; the long one is `make fuzz`."""
 
+import mmap
 import os
 import signal
 import warnings
@@ -47,7 +48,8 @@ def test_every_seed_but_those_meant_to_be_refused_is_read(tmp_path: Path) -> Non
 
 
 def take_memory() -> None:
-    np.zeros(2**24).fill(1)  # 128 MiB
+    fresh = mmap.mmap(-1, 2**27)  # none that this process has kept from before
+    np.ndarray(2**27, np.uint8, fresh).fill(1)
 
 
 def be_refused_memory() -> None:
