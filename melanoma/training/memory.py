@@ -1,6 +1,8 @@
 """Whether a training step fits into the memory: told before the first, as the system ends a process without a word."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from melanoma.errors import MelanomaError
@@ -12,6 +14,8 @@ from melanoma.training.progress import say
 # DenseNet, a third in an InceptionResNetV2, whose convolution, normalisation and ReLU are computed as one.
 LEAST_KEPT = 1 / 3
 BYTES_PER_WEIGHT = 12  # gradient and Adam's two moments
+# how PyTorch on GPU and CPU, and JAX and TensorFlow, say that there is no memory left
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "RESOURCE_EXHAUSTED", "OOM when allocating")
 
 
 def check_memory(model: Any, batch_size: int) -> None:
@@ -33,6 +37,25 @@ def check_memory(model: Any, batch_size: int) -> None:
         raise MelanomaError(f"{told}: use {mend}")
     if fits < batch_size:
         say(f"note: {told}; if the system ends it, use {mend}")
+
+
+@contextmanager
+def told_if_memory_runs_out(batch_size: int) -> Iterator[None]:
+    """Turn what any backend raises where memory runs out into one sentence with the number to set.
+
+    On PyTorch a GPU's batch is halved before (`melanoma.training.halving`).
+    """
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
+            raise
+        half = batch_size // 2
+        mend = f"--set train.batch_size={half}" if half else "a smaller images.size_px or another model.backbone"
+        raise MelanomaError(
+            f"there is too little memory for a training step on {batch_size:,} images; what is saved is kept: begin "
+            f"the run again with {mend}"
+        ) from error
 
 
 def bytes_per_image(model: Any) -> int:

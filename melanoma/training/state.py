@@ -27,7 +27,7 @@ POSITION, HASH = "position", "sha256"
 class Position:
     """Where training stands: the next step, this epoch's sums so far, the best epoch, and the curves.
 
-    best_sha256: of the weights file of the best epoch.
+    best_sha256: of the weights file of the best epoch. parts: in which a step is made, as a GPU's memory allows.
     """
 
     epoch: int = 0
@@ -39,6 +39,7 @@ class Position:
     best_epoch: int = 0
     best_sha256: str | None = None
     finished: bool = False
+    parts: int = 1
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def close_epoch(self) -> None:

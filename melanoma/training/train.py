@@ -23,7 +23,7 @@ from melanoma.models.classifier import build_classifier
 from melanoma.models.losses import build_loss
 from melanoma.runs import Run
 from melanoma.training.augment import augmentation
-from melanoma.training.memory import check_memory
+from melanoma.training.memory import check_memory, told_if_memory_runs_out
 from melanoma.training.progress import Interrupted, TrainingProgress, say, stop_requests
 from melanoma.training.state import Position, has_state, load_state, read_position, save_state, weights_file
 
@@ -92,6 +92,7 @@ def train_fold(  # noqa: PLR0915  one straight line
 
     # ---- epochs ------------------------------------------------------------------------------------------------
     position, saved = load_state(run.state(fold), model), time.monotonic()
+    model.parts = position.parts
     _restore_best(run.weights(fold), position)
     epochs, steps = settings.train.epochs, len(train)
     progress = TrainingProgress(f"fold {fold}", epochs, steps, position.epoch * steps + position.step)
@@ -100,12 +101,14 @@ def train_fold(  # noqa: PLR0915  one straight line
             order, started, first_step = train.order(position.epoch), time.monotonic(), position.step
             coming = train.ahead(order, first_step)
             for batch in map(_fed, coming):
-                logs = model.train_on_batch(*batch, return_dict=True)  # of this batch alone
+                with told_if_memory_runs_out(settings.train.batch_size):
+                    logs = model.train_on_batch(*batch, return_dict=True)  # of this batch alone
                 if not math.isfinite(logs["loss"]):
                     names = training["image_name"].iloc[order[position.step * train.batch_size :][: train.batch_size]]
                     raise MelanomaError(_not_a_number(fold, position, list(names)))
                 show.step(position.epoch, position.step, float(logs["loss"]))
                 position.step += 1
+                position.parts = model.parts
                 position.images += len(batch[1])
                 position.loss += float(logs["loss"]) * len(batch[1])
                 position.right += float(logs["accuracy"]) * len(batch[1])
@@ -209,10 +212,15 @@ def _with_augmentation(classifier: Any, settings: Settings, seed: int) -> Any:
     x = image
     for layer in augmentation(settings.augment, seed):
         x = layer(x)
+    kind: Any = keras.Model
+    if BACKEND == "torch":
+        from melanoma.training.halving import HalvingModel
+
+        kind = HalvingModel
     if not settings.model.metadata:
-        return keras.Model(image, classifier(x))
+        return kind(image, classifier(x))
     metadata = keras.Input(classifier.inputs[1].shape[1:], name="metadata", dtype="float32")
-    return keras.Model([image, metadata], classifier([x, metadata]))
+    return kind([image, metadata], classifier([x, metadata]))
 
 
 def _fed(batch: Batch) -> tuple[Any, NDArray[np.float32]]:

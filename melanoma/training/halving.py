@@ -1,0 +1,70 @@
+"""A Keras model on PyTorch whose training step is made in parts where a GPU's memory is too small for the whole batch.
+
+The gradients of the parts are summed and applied once: the batch that the optimizer sees stays as large as it was set.
+"""
+
+import math
+from typing import Any
+
+import torch
+
+from melanoma.errors import MelanomaError
+from melanoma.models.backend import keras
+from melanoma.training.progress import say
+
+
+class HalvingModel(keras.Model):  # type: ignore[misc]
+    """Keras' model; a step that runs out of memory is made again in twice as many parts, and so are those after it.
+
+    Batch normalisation takes its statistics from a part, and its moving averages move with each; augmentation and
+    dropout draw for each part. So a step in parts is not the whole step to the bit, but does not depend on the GPU.
+    """
+
+    parts = 1  # of a batch
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """Make one step. data: inputs, targets, weights; raises MelanomaError where one image is too much."""
+        while True:
+            try:
+                return self._step(data)
+            except torch.OutOfMemoryError as error:
+                if self.parts >= len(data[1]):
+                    told = "the GPU's memory is too small for a training step on one image: use a smaller"
+                    raise MelanomaError(f"{told} images.size_px or another model.backbone") from error
+            # here, as the error holds on to what the step had kept
+            self.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+            self.parts *= 2
+            size = math.ceil(len(data[1]) / self.parts)
+            say(
+                f"note: the GPU's memory is too small for a step at once: from here on in {self.parts} parts of {size} "
+                "images, whose gradients are summed before the weights change"
+            )
+
+    def _step(self, data: Any) -> dict[str, Any]:
+        if self.parts == 1:
+            return dict(super().train_step(data))
+        inputs, targets, weights = data
+        size = math.ceil(len(targets) / self.parts)
+        logs: dict[str, Any] = {}
+        self.zero_grad()
+        self.reset_metrics()  # of parts that came before the memory ran out
+        for start in range(0, len(targets), size):
+            part = slice(start, start + size)
+            logs = self._add_gradients(*(_cut(one, part) for one in (inputs, targets, weights)), of=len(targets))
+        trained = self.trainable_weights
+        with torch.no_grad():
+            self.optimizer.apply([variable.value.grad for variable in trained], trained)
+        return logs
+
+    def _add_gradients(self, inputs: Any, targets: Any, weights: Any, *, of: int) -> dict[str, Any]:
+        """Add a part's share of the gradient of the mean loss over `of` images; return the metrics so far."""
+        answers = self(inputs, training=True)
+        loss = self.compute_loss(inputs, targets, answers, weights, training=True)
+        self._loss_tracker.update_state(loss, sample_weight=len(targets))
+        (self.optimizer.scale_loss(loss) * (len(targets) / of)).backward()
+        return dict(self.compute_metrics(inputs, targets, answers, weights))
+
+
+def _cut(batch: Any, part: slice) -> Any:
+    return keras.tree.map_structure(lambda array: None if array is None else array[part], batch)
