@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from melanoma.config import Settings
-from melanoma.data.cache import Cache
+from melanoma.data.cache import Cache, remarks_on
 from melanoma.data.duplicates import contradictions, dropped, groups_of
 from melanoma.data.facts import colours, control_facts
 from melanoma.data.folds import check_folds, make_folds, read_folds
@@ -133,6 +133,8 @@ def check_data(
     elif _all_images_are_there(check, dataset):
         with check.trying("unreadable images"):
             cache, test_cache = prepare_images(dataset, table, settings.images, cache_root, counting)
+            for remark in remarks_on(cache, test_cache):
+                check.remark("pixels", remark)
 
     # ---- duplicates, and what stands on both sides of a split ----------------------------------------------------
     twins = find_twins(table, dataset, cache, test_cache, counting)

@@ -45,7 +45,7 @@ class Process:
 
     def wait_until_ready(self) -> None:
         """Send it its work, and wait until it can be asked."""
-        with suppress(OSError, EOFError):  # if it has died its first item will say so
+        with suppress(OSError, EOFError, pickle.UnpicklingError):  # if it has died its first item will say so
             self._to.write(self._work)
             self._to.flush()
             pickle.load(self._from)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from melanoma.config import ImageSettings, Settings
 from melanoma.data.balance import equalise_sites, site_weights
-from melanoma.data.cache import Cache, prepare_cache
+from melanoma.data.cache import Cache, prepare_cache, remarks_on
 from melanoma.data.duplicates import Pair, dropped, groups_of, near_duplicates, same_bytes
 from melanoma.data.folds import make_folds, random_split_leak, read_folds, write_folds
 from melanoma.data.records import Dataset, read_dataset, take
@@ -91,6 +91,7 @@ def prepare(
 
     # ---- the pixels ----------------------------------------------------------------------------------------------
     cache, test_cache = prepare_images(dataset, table, settings.images, cache_root, counting)
+    remarks += remarks_on(cache, test_cache)
 
     # ---- what must stay together, and what is there twice --------------------------------------------------------
     hashes |= {"cache": cache.key} | ({"test cache": test_cache.key} if test_cache else {})

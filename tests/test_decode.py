@@ -14,7 +14,7 @@ from PIL import Image
 from zoo import SHARED, Pixels, dicom, difference, needs_shared, refusal, saved, scene, speckled
 
 from melanoma.errors import DataError
-from melanoma.images.decode import SPARE, as_image, decode, decode_sized
+from melanoma.images.decode import SPARE, as_image, decode, decode_and_tell
 from melanoma.images.decode import _scans as scans
 from melanoma.images.filters import process
 from melanoma.machine import Budget
@@ -188,10 +188,10 @@ def test_a_jpeg_of_many_scans_is_counted_as_bytes_are() -> None:
 
 def test_the_size_as_stored_is_told_beside_the_pixels() -> None:
     for content in (saved(scene(), "JPEG"), saved(scene(), "PNG"), dicom(scene().tobytes())):
-        pixels, size = decode_sized(content)
+        pixels, size, _ = decode_and_tell(content)
         assert np.array_equal(pixels, decode(content))
         assert size == (64, 48)
-    pixels, size = decode_sized(saved(scene(480, 640), "JPEG"), 40)
+    pixels, size, _ = decode_and_tell(saved(scene(480, 640), "JPEG"), 40)
     assert pixels.shape == (60, 80, 3)
     assert size == (640, 480)
 

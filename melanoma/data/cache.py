@@ -25,7 +25,7 @@ from melanoma.data.unfinished import INDEX, Row, UnfinishedCache, opened_at, wri
 from melanoma.data.workers import in_order
 from melanoma.errors import DataError, MelanomaError, listed
 from melanoma.files import locked, resuming_folder, write_json
-from melanoma.images.decode import decode_sized
+from melanoma.images.decode import decode_and_tell
 from melanoma.images.filters import THUMBNAIL_PX, prepare, process
 
 if TYPE_CHECKING:  # imported where it is used: a worker process imports this module, and starts sooner without
@@ -43,7 +43,7 @@ class Cache:
     images: uint8 (rows, size_px, size_px, 3) RGB, memory-mapped, read-only.
     thumbnails: uint8 (rows, 64, 64, 3) RGB, the whole image squashed, no filter: the same under every recipe's filters.
     index: a table, a row an image, in the same order: image_name, sha256 (of the file's bytes), bytes, width, height
-    (of the original, pixels).
+    (of the original, pixels), remarks (what was done to its pixels, by "; ").
     """
 
     folder: Path
@@ -60,6 +60,21 @@ class Cache:
         if (rows < 0).any():
             raise DataError(f"not in the cache: {listed(list(image_names[rows < 0]))}")
         return np.asarray(rows, np.int64)
+
+
+def remarks_on(*caches: Cache | None) -> list[str]:
+    """Say once what was done to the pixels of images, and name up to five of them."""
+    images = dict[str, list[str]]()
+    for cache in caches:
+        if cache is None or "remarks" not in cache.index:  # made before there were any
+            continue
+        for name, text in zip(cache.index["image_name"], cache.index["remarks"], strict=True):
+            for remark in filter(None, text.split("; ")):
+                images.setdefault(remark, []).append(name)
+    return [
+        f"{remark}: {len(names):,} {'image' if len(names) == 1 else 'images'}, {listed(names)}"
+        for remark, names in images.items()
+    ]
 
 
 def cache_key(sources: Iterable[Source], settings: ImageSettings) -> str:
@@ -158,11 +173,13 @@ def _prepare_rows(sources: list[tuple[int, Source]], folder: Path, settings: Ima
         for _, source in sources:
             try:
                 content = source.read()
-                pixels, (width, height) = decode_sized(content, max(settings.size_px, THUMBNAIL_PX), source.image_name)
+                at_least_px = max(settings.size_px, THUMBNAIL_PX)
+                decoded = decode_and_tell(content, at_least_px, source.image_name, source.suffix)
+                pixels, (width, height), remarks = decoded
                 write(images, prepare(pixels, settings))
                 write(thumbnails, process(pixels, THUMBNAIL_PX))
                 sha256 = hashlib.sha256(content).hexdigest()
-                answers.append(Row(source.image_name, sha256, len(content), width, height))
+                answers.append(Row(source.image_name, sha256, len(content), width, height, "; ".join(remarks)))
             except (MelanomaError, OSError) as error:  # nothing after it is kept, so its rows may stay empty
                 answers.append(error)
     return answers

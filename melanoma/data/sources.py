@@ -36,6 +36,11 @@ class Source:
     offset: int = 0
     length: int = -1
 
+    @property
+    def suffix(self) -> str:
+        """How the name of the image's file ends; a record has none."""
+        return self.path.suffix if self.length < 0 else ""
+
     def read(self) -> bytes:
         """Return the image file's bytes; of a TFRecord, after checking both checksums.
 

@@ -25,13 +25,17 @@ KEEP_EVERY_SECONDS = 1.0  # the most that a kill can cost
 
 
 class Row(NamedTuple):
-    """A line of the index: SHA-256 and length of the file's bytes, width and height of the original in pixels."""
+    """A line of the index: SHA-256 and length of the file's bytes, width and height of the original in pixels.
+
+    remarks: what was done to the pixels, by "; ".
+    """
 
     image_name: str
     sha256: str
     bytes: int
     width: int
     height: int
+    remarks: str
 
 
 class UnfinishedCache:
@@ -46,7 +50,8 @@ class UnfinishedCache:
         Raises OSError where the disk has no room for all of them.
         """
         index = folder / INDEX
-        if not index.exists():
+        header = _lines([Row._fields]).encode()
+        if not index.exists() or not index.read_bytes().startswith(header):  # or it is of an earlier version
             _make_arrays({folder / name: (count, side, side, 3) for name, side in sides.items()})
             write_text(index, _lines([Row._fields]))  # last: without it nothing else counts
         self.done = _whole_rows(index)

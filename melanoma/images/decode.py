@@ -13,8 +13,8 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +53,19 @@ _MAGIC = {
 }
 # Float and 32-bit samples have no depth to scale by, so their modes are missing here.
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L"}
+_SUFFIXES = {
+    ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".dcm": "DICOM", ".dicom": "DICOM",
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe"), "JPEG"), **dict.fromkeys((".tif", ".tiff"), "TIFF"),
+}  # fmt: skip
+# What is remarked on, where the samples are not RGB of 8 bits
+_DEEP = "samples of over 8 bits were scaled to 8"
+_NEGATIVE = "a negative (MONOCHROME1) was inverted"
+_OF_MODE = {
+    "1": "black and white was turned into RGB",
+    **dict.fromkeys(("L", "LA", "MONOCHROME1", "MONOCHROME2"), "grey was turned into RGB"),
+    **dict.fromkeys(("P", "PA", "PALETTE COLOR"), "a palette was turned into RGB"),
+    "CMYK": "CMYK was turned into RGB",
+}
 _ORIENTATION, _BITS_PER_SAMPLE = 0x0112, 0x0102  # EXIF and TIFF tags
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -98,6 +111,14 @@ _AT_ONCE = Budget(MAX_PIXELS)  # pixels that all threads decode at the same time
 _WARNINGS_LOCK = threading.Lock()  # catch_warnings swaps a list that all threads share
 
 
+class Decoded(NamedTuple):
+    """A picture: pixels uint8 (height, width, 3); size as stored, (width, height); remarks: what was done to it."""
+
+    pixels: UInt8Array
+    size: Size
+    remarks: list[str]
+
+
 def decode(source: bytes | Path, at_least_px: int | None = None, name: str = "") -> UInt8Array:
     """Decode an image file to upright RGB.
 
@@ -108,24 +129,32 @@ def decode(source: bytes | Path, at_least_px: int | None = None, name: str = "")
     Raises DataError for anything but one whole still image, MissingExtraError for a DICOM compression that
     needs the `dicom` extra.
     """
-    return decode_sized(source, at_least_px, name)[0]
+    return decode_and_tell(source, at_least_px, name).pixels
 
 
-def decode_sized(source: bytes | Path, at_least_px: int | None = None, name: str = "") -> tuple[UInt8Array, Size]:
-    """Decode an image file as `decode` does, and tell its (width, height) in pixels as stored, before any reduction."""
+def decode_and_tell(
+    source: bytes | Path, at_least_px: int | None = None, name: str = "", suffix: str | None = None
+) -> Decoded:
+    """Decode an image file as `decode` does, and tell its size before any reduction, and what was done to its pixels.
+
+    suffix: how the file's name ends, by default how `name` does: a remark says where the content is of another format.
+    """
     if isinstance(source, Path):
         source, name = _read(source), name or str(source)
-    name = name or "the image"
+    suffix, name = PurePath(name).suffix if suffix is None else suffix, name or "the image"
     kind = _kind(source, name)
+    said = _SUFFIXES.get(suffix.lower(), kind)
+    misnamed = [] if said == kind else [f"a file was read as {kind}, which it is, and not as {said}, as its name says"]
     with _refusing(kind, name):
         if kind == "DICOM":
-            return _decode_dicom(source, at_least_px, name)
+            pixels, size, remarks = _decode_dicom(source, at_least_px, name)
+            return Decoded(pixels, size, misnamed + remarks)
         image = _opened(source, kind, name)
-        size = image.size
+        size, remarks = image.size, misnamed + _conversions(image)
         if kind == "TIFF":
             with _AT_ONCE.taking(image.width * image.height):
-                return contained(_tiff_to_rgb, source, name), size
-        return _decoded(image, source, _wanted_size(at_least_px), name), size
+                return Decoded(contained(_tiff_to_rgb, source, name), size, remarks)
+        return Decoded(_decoded(image, source, _wanted_size(at_least_px), name), size, remarks)
 
 
 def as_image(image: UInt8Array | str | Path, at_least_px: int | None = None) -> UInt8Array:
@@ -245,6 +274,14 @@ def _scans(data: bytes) -> int:
     return int(np.count_nonzero((octets[:-1] == 0xFF) & (octets[1:] == 0xDA)))
 
 
+def _conversions(image: ImageFile.ImageFile) -> list[str]:
+    """Tell what must be done to an opened image's samples to make them RGB of 8 bits."""
+    deep = image.mode.startswith("I;16") or any(";16" in str(part) for tile in image.tile for part in tile[1:])
+    mode = "L" if image.mode.startswith("I;16") else image.mode
+    told = {"transparency was laid over white": image.has_transparency_data, _OF_MODE.get(mode, ""): mode in _OF_MODE}
+    return [remark for remark, holds in {**told, _DEEP: deep}.items() if holds]
+
+
 def _wanted_size(at_least_px: int | None) -> Size | None:
     return (math.ceil(SPARE * at_least_px),) * 2 if at_least_px else None
 
@@ -313,13 +350,18 @@ def _grey_to_rgb(grey: UInt8Array) -> UInt8Array:
 # DICOM: the JPEG inside goes the way of every JPEG, the rest through pydicom
 
 
-def _decode_dicom(data: bytes, at_least_px: int | None, name: str) -> tuple[UInt8Array, Size]:
+def _decode_dicom(data: bytes, at_least_px: int | None, name: str) -> Decoded:
     from pydicom.encaps import generate_frames
 
     with _quiet():  # pydicom reads a value when it is asked for, and only then warns
         dataset = _dicom_header(data, name)
         size = int(dataset.Columns), int(dataset.Rows)
         syntax, interpretation = dataset.file_meta.TransferSyntaxUID, dataset.PhotometricInterpretation
+        told = {
+            _OF_MODE.get(interpretation, ""): interpretation in _OF_MODE,
+            _NEGATIVE: interpretation == "MONOCHROME1",
+        }
+        remarks = [remark for remark, holds in {**told, _DEEP: dataset.BitsStored > 8}.items() if holds]
         whole_jpeg = syntax in _JPEG_SYNTAXES and dataset.SamplesPerPixel == 3
         if whole_jpeg:
             frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
@@ -328,15 +370,16 @@ def _decode_dicom(data: bytes, at_least_px: int | None, name: str) -> tuple[UInt
     if not whole_jpeg:
         with _AT_ONCE.taking(size[0] * size[1]):
             if syntax.is_encapsulated:
-                return contained(_dicom_to_rgb, data, name), size
+                return Decoded(contained(_dicom_to_rgb, data, name), size, remarks)
             with _quiet():
-                return _pixels_to_rgb(dataset, name), size
+                return Decoded(_pixels_to_rgb(dataset, name), size, remarks)
     # pydicom would choose the colour space by the header alone, and gets the ones with an Adobe marker wrong.
     image = _opened(frame, "JPEG", name)
     if image.size != size:
         raise DataError(f"{name} holds a JPEG of another size than its header says: export it again")
     unchanged = interpretation == "RGB" and _colours_unmarked(image)
-    return _decoded(image, frame, _wanted_size(at_least_px), name, "YCbCr" if unchanged else None, turn=False), size
+    mode = "YCbCr" if unchanged else None
+    return Decoded(_decoded(image, frame, _wanted_size(at_least_px), name, mode, turn=False), size, remarks)
 
 
 def _dicom_header(data: bytes, name: str) -> "Dataset":

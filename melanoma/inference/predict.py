@@ -7,7 +7,7 @@ judged and why, when to refer, and in words what a probability is worth.
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from melanoma import RESEARCH_ONLY
 from melanoma.data.encode import Encoder
 from melanoma.errors import DataError, MelanomaError, ModelError, UsageError
 from melanoma.evaluation.recalibration import rebased
-from melanoma.images.decode import UInt8Array, as_image, decode_sized
+from melanoma.images.decode import UInt8Array, as_image, decode_and_tell
 from melanoma.images.filters import THUMBNAIL_PX, prepare, process
 from melanoma.inference.bundle import Bundle, read_bundle
 from melanoma.inference.engine import Choice, Engine, choose
@@ -34,12 +34,16 @@ CHUNK = 2  # times an engine's batch, that a thread reads, judges and tells in o
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that was read: as the network of each run sees it, uint8 (size_px, size_px, 3), and as a thumbnail."""
+    """A picture that was read: as the network of each run sees it, uint8 (size_px, size_px, 3), and as a thumbnail.
+
+    remarks: what was done to its pixels.
+    """
 
     name: str
     size: tuple[int, int]
     images: list[UInt8Array]
     thumbnail: UInt8Array
+    remarks: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -178,14 +182,14 @@ class Predictor:
             raise DataError(f"{name} is a path, the bytes of a file or an array (height, width, 3), not {kind}")
         sides = [run["images"].size_px for run in self.bundle.runs]
         if isinstance(content, np.ndarray):
-            pixels = as_image(content)
+            pixels, remarks = as_image(content), list[str]()
             size = pixels.shape[1], pixels.shape[0]
         else:
             content = Path(content) if isinstance(content, str) else content
             content = bytes(content) if isinstance(content, bytearray) else content
-            pixels, size = decode_sized(content, max(*sides, THUMBNAIL_PX), name)
+            pixels, size, remarks = decode_and_tell(content, max(*sides, THUMBNAIL_PX), name)
         images = [prepare(pixels, run["images"]) for run in self.bundle.runs]
-        return Picture(name, size, images, process(pixels, THUMBNAIL_PX))
+        return Picture(name, size, images, process(pixels, THUMBNAIL_PX), remarks)
 
     def judge(self, pictures: Sequence[Picture], details: Sequence[Details], *, maps: bool = False) -> Judged:
         """Let every network judge pictures: the mean over views, then over a run's networks, then over runs."""
@@ -270,7 +274,7 @@ class Predictor:
     def _said(self, judged: Judged, number: int, picture: Picture, details: Details, reasons: list[str]) -> Answer:
         raw = float(judged.score[number])
         shares = None if judged.activation_map is None else judged.activation_map[number]
-        (width, height), remarks = picture.size, self.remarks(details)
+        (width, height), remarks = picture.size, [*picture.remarks, *self.remarks(details)]
         seen = Answer(picture.name, "", width=width, height=height, remarks=remarks, activation_map=shares)
         if reasons:
             words = f"Not assessable: {'; '.join(reasons)}."
