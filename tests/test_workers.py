@@ -6,14 +6,17 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from zoo import saved, scene
 
+from melanoma.child import Process
 from melanoma.config import ImageSettings
 from melanoma.data import workers
 from melanoma.data.cache import cache_key, open_cache, prepare_cache
@@ -108,15 +111,18 @@ def test_every_bad_image_is_named_whoever_read_it(tmp_path: Path) -> None:
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
 
 
-def killing_a_worker(done: int, total: int) -> None:
-    if done == 1500:
-        pids = subprocess.run(
-            ["pgrep", "-P", str(os.getpid()), "-f", "melanoma.child"], capture_output=True, text=True, check=True
-        )
-        os.kill(int(pids.stdout.split()[-1]), signal.SIGKILL)  # the newest: decoders may have some of their own
+def test_preparing_goes_on_after_a_worker_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[Process] = []
 
+    def beginning(work: Callable[..., Any]) -> Process:
+        begun.append(Process(work))
+        return begun[-1]
 
-def test_preparing_goes_on_after_a_worker_was_killed(tmp_path: Path) -> None:
+    def killing_a_worker(done: int, total: int) -> None:
+        if done == 1500:
+            begun[-1].kill()
+
+    monkeypatch.setattr(workers, "Process", beginning)
     sources, root = repeated(images_in(tmp_path / "data", 60), 6000), tmp_path / "cache"
     with pytest.raises(MelanomaError, match="ended early"):
         prepare_cache(root, sources, AT_32, killing_a_worker)
