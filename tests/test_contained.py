@@ -16,7 +16,8 @@ from zoo import dicom, difference, refusal, saved, scene
 from melanoma.errors import DataError
 from melanoma.images import contained as limits
 from melanoma.images.contained import OverLimitError, contained
-from melanoma.images.decode import MAX_SCANNED, decode
+from melanoma.images.decode import decode
+from melanoma.images.photograph import MAX_SCANNED
 
 MANY = 200_000  # parts of a header: the same number in 20 MiB took up to 137 s before there was a limit
 

@@ -14,9 +14,10 @@ from PIL import Image
 from zoo import SHARED, Pixels, dicom, difference, needs_shared, refusal, saved, scene, speckled
 
 from melanoma.errors import DataError
-from melanoma.images.decode import SPARE, as_image, decode, decode_and_tell
-from melanoma.images.decode import _scans as scans
+from melanoma.images.decode import as_image, decode, decode_and_tell
 from melanoma.images.filters import process
+from melanoma.images.photograph import SPARE
+from melanoma.images.photograph import _scans as scans
 from melanoma.machine import Budget
 
 # Photographs that are read
@@ -96,6 +97,22 @@ def test_sixteen_bit_colour_png_is_scaled_by_its_depth() -> None:
     assert np.array_equal(decode(content), scene())
 
 
+def test_a_large_picture_is_turned_into_rgb_in_bands_that_give_the_same_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", "")  # a TIFF is decoded here too
+    colour, grey = Image.fromarray(scene()), Image.fromarray(scene()[:, :, 0])
+    deep = Image.fromarray(np.linspace(0, 65535, 48 * 64).reshape(48, 64).astype(np.uint16))
+    clear, palette = colour.copy(), colour.quantize(16)
+    clear.putalpha(grey)
+    files = [saved(one, "PNG") for one in (colour, grey, deep, clear, palette, grey.convert("1"), clear.convert("LA"))]
+    files += [saved(palette, "PNG", transparency=3), saved(deep, "TIFF"), saved(colour.convert("CMYK"), "JPEG")]
+    files += [saved(colour, kind) for kind in ("JPEG", "WEBP", "TIFF", "BMP")]
+    whole = [decode(file) for file in files]
+    for pixels in (1, 7 * 64):
+        monkeypatch.setattr("melanoma.images.photograph.BAND_PIXELS", pixels)
+        for file, expected in zip(files, whole, strict=True):
+            assert np.array_equal(decode(file), expected)
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_exif_orientation_gives_the_upright_pixels(orientation: int, kind: str) -> None:
@@ -129,7 +146,7 @@ def test_threads_may_decode_at_once_and_leave_the_warning_filters_alone() -> Non
 def test_threads_that_wait_for_pixels_and_for_warnings_do_not_wait_for_each_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("melanoma.images.decode._AT_ONCE", Budget(48 * 64))  # one picture at a time
+    monkeypatch.setattr("melanoma.images.photograph.AT_ONCE", Budget(48 * 64))  # one picture at a time
     files = [dicom(scene().tobytes()), saved(scene(), "PNG"), saved(scene(), "TIFF"), saved(scene(), "JPEG")]
     pool = ThreadPoolExecutor(8)
     done = [pool.submit(decode, files[number % 4]) for number in range(80)]
@@ -260,6 +277,28 @@ def test_one_changed_byte_in_a_png_is_refused() -> None:
     content = bytearray(saved(speckled(), "PNG"))
     content[len(content) // 2] ^= 0x10
     assert "damaged" in refusal(bytes(content))
+
+
+def png(rows: list[bytes], *, interlaced: bool = False) -> bytes:
+    """A grey PNG of 32 x 32 pixels, or 16 x 16 where interlaced, with these rows and no more."""
+    side = 16 if interlaced else 32
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, int(interlaced)))
+    body = zlib.compress(b"".join(b"\0" + row for row in rows))
+    halves = chunk(b"IDAT", body[:9]) + chunk(b"IDAT", body[9:])
+    return b"\x89PNG\r\n\x1a\n" + header + halves + chunk(b"IEND", b"")
+
+
+def test_a_png_of_too_few_rows_is_refused_where_it_would_be_black_below() -> None:
+    rows = [bytes([200] * 32)] * 31
+    for more in ([], [b"\xc8" * 31]):
+        assert "damaged" in refusal(png(rows + more))
+    for last in (bytes(32), b"\xc8" * 32):
+        assert decode(png([*rows, last]))[:31].min() == 200
+    passes = [(2, 2), (2, 2), (4, 2), (4, 4), (8, 4), (8, 8), (16, 8)]
+    lines = [b"\xc8" * columns for columns, count in passes for _ in range(count)]
+    assert decode(png(lines, interlaced=True)).min() == 200
+    assert decode(png([*lines[:-1], bytes(16)], interlaced=True))[:14].min() == 200
+    assert "part of its data is missing" in refusal(png(lines[:-1], interlaced=True))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from melanoma.config import ImageSettings
 from melanoma.errors import DataError
-from melanoma.images.decode import UInt8Array, as_image
+from melanoma.images.decode import as_image
+from melanoma.images.photograph import UInt8Array
 
 Float32Array = npt.NDArray[np.float32]
 THUMBNAIL_PX = 64  # side of the whole picture, squashed, by which pictures are compared and told from others

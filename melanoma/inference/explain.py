@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from melanoma.errors import DataError, printable
-from melanoma.images.decode import UInt8Array, as_image, decode
+from melanoma.images.decode import as_image, decode
+from melanoma.images.photograph import UInt8Array
 from melanoma.inference.predict import Predictor, Source
 from melanoma.inference.words import Answer, Details, in_percent
 

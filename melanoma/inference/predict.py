@@ -19,8 +19,9 @@ from melanoma import RESEARCH_ONLY
 from melanoma.data.encode import Encoder
 from melanoma.errors import DataError, MelanomaError, ModelError, UsageError
 from melanoma.evaluation.recalibration import rebased
-from melanoma.images.decode import UInt8Array, as_image, decode_and_tell
+from melanoma.images.decode import as_image, decode_and_tell
 from melanoma.images.filters import THUMBNAIL_PX, prepare, process
+from melanoma.images.photograph import UInt8Array
 from melanoma.inference.bundle import Bundle, read_bundle
 from melanoma.inference.engine import Choice, Engine, choose
 from melanoma.inference.scoring import dihedral, laid_back, sigmoid

@@ -20,8 +20,9 @@ from matplotlib.ticker import MaxNLocator
 from melanoma.config import ImageSettings
 from melanoma.errors import DataError
 from melanoma.files import replacing
-from melanoma.images.decode import UInt8Array, as_image
+from melanoma.images.decode import as_image
 from melanoma.images.filters import prepare
+from melanoma.images.photograph import UInt8Array
 
 Lesion = UInt8Array | str | Path | pd.Series
 P = ParamSpec("P")

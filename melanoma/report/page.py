@@ -26,7 +26,7 @@ from melanoma.evaluation.control import Control
 from melanoma.evaluation.metrics import Float64Array
 from melanoma.evaluation.recalibration import rebased
 from melanoma.files import write_text
-from melanoma.images.decode import UInt8Array
+from melanoma.images.photograph import UInt8Array
 from melanoma.report.charts import (
     calibration_figure,
     precision_recall_figure,

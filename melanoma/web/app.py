@@ -18,8 +18,9 @@ from typing import Annotated, Any
 
 from melanoma import RESEARCH_ONLY
 from melanoma.errors import MelanomaError, MissingExtraError, UsageError
-from melanoma.images.decode import UInt8Array, decode
+from melanoma.images.decode import decode
 from melanoma.images.filters import shrunk
+from melanoma.images.photograph import UInt8Array
 from melanoma.inference.explain import NOTE, Explanation, middle_of, png, sheet
 from melanoma.inference.predict import Predictor
 from melanoma.inference.words import ERROR, Answer, Details
