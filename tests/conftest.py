@@ -1,5 +1,8 @@
-"""What many tests look at, made once: a trained run on drawn lesions, and from it a bundle that answers."""
+"""What many tests look at: a trained run on drawn lesions, made once, from it a bundle that answers; a small disk."""
 
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,3 +44,22 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def lesions(judged: Run) -> list[Path]:
     """Pictures of the kind that the bundle knows, in the order of their names."""
     return sorted((judged.folder.parents[1] / "data").rglob("*.jpg"))
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small file system in memory."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("to mount a small disk takes root on Linux")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={48 * 2**20}", "tmpfs", folder],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"no small disk can be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)

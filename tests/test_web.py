@@ -153,6 +153,7 @@ def problem(response: Any, status: int) -> str:
 
 LESION = saved(scene(64, 64), "JPEG")
 FORM = {"content-type": "multipart/form-data; boundary=x"}
+BEGUN = b'--x\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n'
 
 
 @pytest.mark.parametrize(
@@ -177,6 +178,7 @@ FORM = {"content-type": "multipart/form-data; boundary=x"}
         ({"content": b"no parts at all", "headers": FORM}, 400, "no multipart/form-data"),
         ({"content": b"--x\r\n\r\nno name\r\n--x--", "headers": FORM}, 400, "no multipart/form-data"),
         ({"content": b"", "headers": FORM}, 422, "pictures go in the field images"),
+        ({"content": BEGUN + LESION, "headers": FORM}, 400, "breaks off before its closing boundary"),
         ({"content": b"--x--", "headers": {"content-type": b"multipart/form-data; boundary=\xe4"}}, 400, "multipart"),
     ],
 )  # fmt: skip
@@ -221,8 +223,7 @@ def test_a_body_without_a_length_is_counted_as_it_comes_and_not_read_to_its_end(
 
     def body() -> Iterator[dict[str, Any]]:
         nonlocal given
-        first = b'--x\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n'
-        yield {"type": "http.request", "body": first, "more_body": True}
+        yield {"type": "http.request", "body": BEGUN, "more_body": True}
         for _ in range(1000):
             given += 1
             yield {"type": "http.request", "body": bytes(2**16), "more_body": True}

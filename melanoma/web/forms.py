@@ -128,13 +128,15 @@ async def _form(request: Request, field: str, most: int, largest: int, share: Sh
         raise too_large
 
     async def counted() -> AsyncGenerator[bytes, None]:
-        count = 0
+        count, last = 0, b""
         async for chunk in request.stream():
-            count += len(chunk)
+            count, last = count + len(chunk), (last + chunk[-8:])[-8:]
             if count > largest:
                 raise too_large
             share.take(len(chunk))
             yield chunk
+        if count and not last.rstrip().endswith(b"--"):  # the parser would leave out what it has of the last part
+            raise ProblemError(400, "the body breaks off before its closing boundary")
 
     parser = MultiPartParser(
         request.headers, counted(), max_files=most, max_fields=MOST_FIELDS, max_part_size=LARGEST_FIELD
