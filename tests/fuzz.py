@@ -42,7 +42,7 @@ from melanoma.judge import read_predictions
 
 # What one input may take. A picture of 64 megapixels, the largest that is let in, is decoded within two seconds and a
 # gigabyte; a JPEG whose end is in doubt is decoded twice, and a progressive one goes over its pixels again and again.
-MOST_SECONDS = 10.0  # of processor time; a table is read by seven readers in it, and tables have up to 1 MiB
+MOST_SECONDS = 10.0  # of processor time, for each reader of an input
 MOST_BYTES = 2 * 2**30  # of growth of the memory in use; an allocation that is refused counts as well
 PATIENCE_S = MAX_SECONDS + 30  # by the clock: decoders that are contained have MAX_SECONDS
 FENCE_BYTES = 4 * 2**30  # of address space over what the process began with, so that the machine stays usable
@@ -107,11 +107,15 @@ READERS = (_dataset, _folds, read_predictions, read_sizes, table_from_archive)
 
 
 class Front(NamedTuple):
-    """A way into the package: sound files, how they are damaged by their format, and what reads them."""
+    """A way into the package: sound files, how they are damaged by their format, and what reads them.
+
+    readers: how many read one input, each of which has MOST_SECONDS.
+    """
 
     seeds: Callable[[], list[bytes]]
     by_format: mutations.Mutate
     read: Callable[[bytes, Path], None]
+    readers: int = 1
 
 
 FRONTS = {
@@ -119,7 +123,7 @@ FRONTS = {
     "pictures": Front(seeds.pictures, mutations.picture, images),
     "dicom": Front(seeds.dicoms, mutations.dicom, images),
     "tfrecord": Front(seeds.tfrecords, mutations.tfrecord, tfrecord),
-    "csv": Front(seeds.tables, mutations.table, csv),
+    "csv": Front(seeds.tables, mutations.table, csv, len(READERS) + 2),
 }
 
 
@@ -171,7 +175,7 @@ def read_one(front: str, content: bytes, folder: Path) -> Reading:
     if told:  # what a stranger's file makes libraries say, perhaps in the file's own words
         escape = escape or f"{told[0].category.__name__} at {Path(told[0].filename).name}:{told[0].lineno}"
         trace = trace or str(told[0].message)
-    if busy > MOST_SECONDS:
+    if busy > MOST_SECONDS * FRONTS[front].readers:
         escape = escape or "over time"
     if memory > MOST_BYTES:
         escape = escape or "over memory"
