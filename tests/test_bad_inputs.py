@@ -1,7 +1,7 @@
 """The list of bad inputs, row by row, where people meet them: the cache, `predict`, `explain` and the service alike.
 
 What a file is refused for, or read as, is the same sentence and the same pixels everywhere. The modules' own tests go
-further; `test_faults.py` has the rows from 16 on.
+further; `test_faults.py` and `test_from_outside.py` have the rows from 16 on.
 """
 
 import io
@@ -119,7 +119,7 @@ def test_row_02_empty_files_and_pages_are_refused_and_a_wrong_name_is_remarked_o
     png = saved(scene(), "PNG")
     right, wrong = doors.see(png, "lesion.png"), doors.see(png, "lesion.jpg")
     assert right.probability == wrong.probability and right.remarks == []
-    assert wrong.remarks == ["a file was read as PNG, which it is, and not as JPEG, as its name says"]
+    assert wrong.remarks == ["a PNG file whose name says JPEG"]
 
 
 def test_row_03_other_kinds_of_pixels_follow_one_rule_that_is_remarked_on_once(doors: Doors, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # imported where it is used: a worker process imports this mo
     import pandas as pd
 
 IMAGES, THUMBNAILS = "images.npy", "thumbnails.npy"
-VERSION = 3  # raised when decoding or a filter changes its pixels
+VERSION = 4  # raised when decoding or a filter changes its pixels, or what is refused or remarked on
 UInt8Array = NDArray[np.uint8]
 
 
@@ -66,7 +66,7 @@ def remarks_on(*caches: Cache | None) -> list[str]:
     """Say once what was done to the pixels of images, and name up to five of them."""
     images = dict[str, list[str]]()
     for cache in caches:
-        if cache is None or "remarks" not in cache.index:  # made before there were any
+        if cache is None:
             continue
         for name, text in zip(cache.index["image_name"], cache.index["remarks"], strict=True):
             for remark in filter(None, text.split("; ")):

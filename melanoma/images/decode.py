@@ -26,7 +26,7 @@ _MAGIC = {
 }
 _SUFFIXES = {
     ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".dcm": "DICOM", ".dicom": "DICOM",
-    **dict.fromkeys((".jpg", ".jpeg", ".jpe"), "JPEG"), **dict.fromkeys((".tif", ".tiff"), "TIFF"),
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"), **dict.fromkeys((".tif", ".tiff"), "TIFF"),
 }  # fmt: skip
 
 
@@ -55,7 +55,7 @@ def decode_and_tell(
     suffix, name = PurePath(name).suffix if suffix is None else suffix, name or "the image"
     kind = _kind(source, name)
     said = _SUFFIXES.get(suffix.lower(), kind)
-    misnamed = [] if said == kind else [f"a file was read as {kind}, which it is, and not as {said}, as its name says"]
+    misnamed = [] if said == kind else [f"a {kind} file whose name says {said}"]
     with _refusing(kind, name):
         if kind == "DICOM":
             found = decode_dicom(source, at_least_px, name)

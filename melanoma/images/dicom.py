@@ -30,8 +30,8 @@ from melanoma.images.photograph import (
 if TYPE_CHECKING:  # half of all that a program needs to start is pydicom: imported where a file is DICOM
     from pydicom import Dataset
 
-# All that is kept of a DICOM file: what describes pixels, nothing that describes a person.
 NEGATIVE = "a negative (MONOCHROME1) was inverted"
+# All that is kept of a DICOM file: what describes pixels, nothing that describes a person.
 _COLOURS = ("Red", "Green", "Blue")
 _DICOM_TAGS: list[int | str | tuple[int, int]] = [
     *(
@@ -63,17 +63,18 @@ _EXTRA_PACKAGES = {
 
 
 def decode_dicom(data: bytes, at_least_px: int | None, name: str) -> Decoded:
+    """Decode a DICOM file of one frame.
+
+    at_least_px: as for `decode`. Raises DataError where it is over a limit or cannot be read, MissingExtraError for a
+    compression that needs the `dicom` extra; where it is damaged, whatever the libraries raise.
+    """
     from pydicom.encaps import generate_frames
 
     with quiet():  # pydicom reads a value when it is asked for, and only then warns
         dataset = _dicom_header(data, name)
         size = int(dataset.Columns), int(dataset.Rows)
         syntax, interpretation = dataset.file_meta.TransferSyntaxUID, dataset.PhotometricInterpretation
-        told = {
-            OF_MODE.get(interpretation, ""): interpretation in OF_MODE,
-            NEGATIVE: interpretation == "MONOCHROME1",
-        }
-        remarks = [remark for remark, holds in {**told, DEEP: dataset.BitsStored > 8}.items() if holds]
+        remarks = _conversions(dataset)
         whole_jpeg = syntax in _JPEG_SYNTAXES and dataset.SamplesPerPixel == 3
         if whole_jpeg:
             frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
@@ -89,9 +90,23 @@ def decode_dicom(data: bytes, at_least_px: int | None, name: str) -> Decoded:
     image = opened(frame, "JPEG", name)
     if image.size != size:
         raise DataError(f"{name} holds a JPEG of another size than its header says: export it again")
+    if image.mode != "RGB":
+        raise DataError(f"{name} holds a JPEG of other colours than its header says: export it again")
     unchanged = interpretation == "RGB" and _colours_unmarked(image)
     mode = "YCbCr" if unchanged else None
-    return Decoded(pixels_of(image, frame, wanted_size(at_least_px), name, mode, turn=False), size, remarks)
+    return Decoded(pixels_of(image, frame, wanted_size(at_least_px), mode, turn=False), size, remarks)
+
+
+def _conversions(dataset: "Dataset") -> list[str]:
+    """Tell what must be done to the samples of a file to make them RGB of 8 bits."""
+    found, interpretation = [], dataset.PhotometricInterpretation
+    if dataset.SamplesPerPixel == 1 and interpretation in OF_MODE:
+        found.append(OF_MODE[interpretation])
+    if dataset.SamplesPerPixel == 1 and interpretation == "MONOCHROME1":
+        found.append(NEGATIVE)
+    if int(dataset.get("BitsStored") or 8) > 8:
+        found.append(DEEP)
+    return found
 
 
 def _dicom_header(data: bytes, name: str) -> "Dataset":

@@ -1,4 +1,4 @@
-"""Photographs: JPEG, PNG, WEBP, TIFF and BMP by Pillow, within limits, and whole or not at all.
+"""Photographs: JPEG, PNG, WEBP, TIFF and BMP, within limits, and whole or not at all.
 
 What comes here is known to be of one format. It knows neither files nor DICOM.
 """
@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
 from PIL import Image, ImageFile
 
 from melanoma.errors import DataError
@@ -84,7 +85,7 @@ def decode_photograph(data: bytes, kind: str, at_least_px: int | None, name: str
     if kind == "TIFF":
         with AT_ONCE.taking(image.width * image.height):
             return Decoded(contained(_tiff_to_rgb, data, name), size, remarks)
-    return Decoded(pixels_of(image, data, wanted_size(at_least_px), name), size, remarks)
+    return Decoded(pixels_of(image, data, wanted_size(at_least_px)), size, remarks)
 
 
 @contextmanager
@@ -137,6 +138,8 @@ def opened(data: bytes, kind: str, name: str) -> ImageFile.ImageFile:
             raise DataError(f"{name} is an animation or has several pages: save one still picture of it")
         if image.mode not in _MODES:
             raise DataError(f"{name} has float or 32-bit samples ({image.mode}): save it with 8 or 16 bits")
+        if "transparency" in image.info and image.mode not in ("P", _stored_as(image)):  # Pillow would compare them
+            raise DataError(f"{name} has a transparent colour of other than 8 bits: save it with an alpha channel")
         if kind == "PNG":
             image.verify()  # checks every chunk's CRC, and leaves the image unusable
             image = Image.open(Bounded(data, kind, name), formats=[kind])
@@ -144,7 +147,7 @@ def opened(data: bytes, kind: str, name: str) -> ImageFile.ImageFile:
 
 
 def _tiff_to_rgb(data: bytes, name: str) -> UInt8Array:
-    return pixels_of(opened(data, "TIFF", name), data, None, name)
+    return _pixels_of(opened(data, "TIFF", name), data)
 
 
 def _scans(data: bytes) -> int:
@@ -154,10 +157,20 @@ def _scans(data: bytes) -> int:
 
 def _conversions(image: ImageFile.ImageFile) -> list[str]:
     """Tell what must be done to an opened image's samples to make them RGB of 8 bits."""
-    deep = image.mode.startswith("I;16") or any(";16" in str(part) for tile in image.tile for part in tile[1:])
-    mode = "L" if image.mode.startswith("I;16") else image.mode
-    told = {"transparency was laid over white": image.has_transparency_data, OF_MODE.get(mode, ""): mode in OF_MODE}
-    return [remark for remark, holds in {**told, DEEP: deep}.items() if holds]
+    found = []
+    if image.has_transparency_data:
+        found.append("transparency was laid over white")
+    if (mode := image.mode.partition(";")[0]) in OF_MODE:
+        found.append(OF_MODE[mode])
+    if image.mode.startswith("I;16") or _stored_as(image).endswith((";16B", ";16L", ";16N")):
+        found.append(DEEP)
+    return found
+
+
+def _stored_as(image: ImageFile.ImageFile) -> str:
+    """Give Pillow's word for how samples are stored, "" where a codec gives them as they are used."""
+    arguments = image.tile[0].args if image.tile else ""
+    return str(arguments[0] if isinstance(arguments, tuple) else arguments or "")
 
 
 def wanted_size(at_least_px: int | None) -> Size | None:
@@ -166,38 +179,57 @@ def wanted_size(at_least_px: int | None) -> Size | None:
 
 
 def pixels_of(
-    image: ImageFile.ImageFile, data: bytes, size: Size | None, name: str, mode: str | None = None, *, turn: bool = True
+    image: ImageFile.ImageFile, data: bytes, size: Size | None, mode: str | None = None, *, turn: bool = True
 ) -> UInt8Array:
-    """Decode an opened image; `mode` keeps the samples as they are stored, `turn` applies the EXIF orientation."""
+    """Decode an opened image of those bytes; raises whatever the libraries do, or ValueError, where it is not whole.
+
+    size: what a JPEG may be reduced to while it is decoded. mode: keeps the samples of a JPEG as they are stored. turn:
+    applies the EXIF orientation.
+    """
     image.draft(mode, size)
     with AT_ONCE.taking(image.width * image.height):
-        # a TIFF warns of odd tags while its orientation is applied, a PNG of an animation behind its pixels; the others
-        # need no lock, and are read side by side
-        with quiet() if image.format == "TIFF" or (image.format == "PNG" and b"acTL" in data) else nullcontext():
-            image.load()
-        _check_whole(image, data, size, name, mode)
-        return np.asarray(image) if mode else _to_rgb(_upright(image) if turn else image)
+        return _pixels_of(image, data, mode, turn)
 
 
-def _check_whole(image: ImageFile.ImageFile, data: bytes, size: Size | None, name: str, mode: str | None) -> None:
-    """Refuse a picture whose data ends early where Pillow is silent: libjpeg fills up with mid-grey, a PNG stays black.
+def _pixels_of(image: ImageFile.ImageFile, data: bytes, mode: str | None = None, turn: bool = True) -> UInt8Array:
+    if image.format in ("JPEG", "MPO"):
+        return _jpeg_pixels(image, data, mode, turn)
+    if image.format == "TIFF" and _strips_are_missing(image):
+        raise ValueError("strips are missing, which would stay black")
+    # a TIFF warns of odd tags while its orientation is applied, a PNG of an animation behind its pixels; the others
+    # need no lock, and are read side by side
+    with quiet() if image.format == "TIFF" or (image.format == "PNG" and b"acTL" in data) else nullcontext():
+        image.load()
+    if image.format == "PNG" and _may_be_unfilled(image) and _png_is_short(data, image.size):
+        raise ValueError("rows are missing, which would stay black")
+    how = _turn(image) if turn else None
+    return _to_rgb(image if how is None else image.transpose(how))
 
-    Data put in before a JPEG's end marker changes such a picture, and is skipped in a whole one.
+
+def _jpeg_pixels(image: ImageFile.ImageFile, data: bytes, mode: str | None, turn: bool) -> UInt8Array:
+    """Decode by simplejpeg, which raises where libjpeg warns: Pillow is silent then, and what is missing grey.
+
+    Both have the same library and give the same pixels. What simplejpeg does not turn into RGB it only checks.
     """
-    if image.format == "PNG" and _may_be_unfilled(image) and _png_is_short(data):
-        raise DataError(f"{name} is a damaged PNG, part of its data is missing: replace it with a fresh copy")
-    if image.format in ("JPEG", "MPO") and _may_be_grey_filled(image):
-        end = data.rfind(b"\xff\xd9")
-        with quiet():
-            longer = Image.open(io.BytesIO(data[:end] + b"\x55" * 65_536 + data[end:]), formats=["JPEG"])
-        longer.draft(mode, size)
-        if longer.tobytes() != image.tobytes():
-            raise DataError(f"{name} is a damaged JPEG, part of its data is missing: replace it with a fresh copy")
+    width, height = image.size
+    colours = "RGB" if mode else {"L": "GRAY", "CMYK": "CMYK"}.get(image.mode, "RGB")
+    pixels = np.asarray(simplejpeg.decode_jpeg(data, colours, min_height=height, min_width=width))
+    if pixels.shape[:2] != (height, width):
+        raise ValueError("its parts do not agree on its size")
+    if mode:
+        image.load()
+        return np.asarray(image)
+    how = _turn(image) if turn else None
+    if colours == "RGB":
+        return pixels if how is None else np.asarray(Image.fromarray(pixels).transpose(how))
+    image.load()
+    return _to_rgb(image if how is None else image.transpose(how))
 
 
-def _may_be_grey_filled(image: Image.Image) -> bool:
-    corner = np.array(image.getpixel((image.width - 1, image.height - 1)), np.int64)
-    return bool((np.abs(corner - 128) <= 1).all())
+def _strips_are_missing(image: ImageFile.ImageFile) -> bool:
+    """Tell whether the places of a TIFF's data cover less than the picture."""
+    covered = {tile.extents or (0, 0, *image.size) for tile in image.tile}
+    return sum((right - left) * (below - top) for left, top, right, below in covered) < image.width * image.height
 
 
 def _may_be_unfilled(image: Image.Image) -> bool:
@@ -206,32 +238,44 @@ def _may_be_unfilled(image: Image.Image) -> bool:
     return not last.any(axis=tuple(range(1, last.ndim))).all()
 
 
-def _png_is_short(data: bytes) -> bool:
+def _png_is_short(data: bytes, size: Size) -> bool:
     """Tell whether a PNG's data inflates to less than its header says (PNG specification, 3rd edition, 7.2 and 8)."""
-    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
+    if data[12:16] != b"IHDR":
+        return True
+    depth, colour, _, _, interlaced = data[24:29]
     bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
     missing = 0
     for left, top, across, down in _ADAM7 if interlaced else [(0, 0, 1, 1)]:
-        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
+        columns, rows = -(-(size[0] - left) // across), -(-(size[1] - top) // down)
         missing += rows * (1 + (columns * bits + 7) // 8) if columns > 0 and rows > 0 else 0
-    inflating, place = zlib.decompressobj(), 8
-    while missing > 0 and place + 8 < len(data):
-        length, kind = struct.unpack(">I4s", data[place : place + 8])
-        rest = data[place + 8 : place + 8 + length] if kind == b"IDAT" else b""
-        while rest and missing > 0:
+    inflating = zlib.decompressobj()
+    for piece in _png_pieces(data):
+        rest = piece
+        while rest and missing > 0 and not inflating.eof:
             missing -= len(inflating.decompress(rest, 2**20))
             rest = inflating.unconsumed_tail
-        place += 12 + length
+        if missing <= 0 or inflating.eof:
+            break
     return missing > 0
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _png_pieces(data: bytes, most: int = 2**16) -> Iterator[bytes]:
+    """Give the compressed data of a PNG in pieces: what zlib has not used of one is copied."""
+    place = 8
+    while place + 8 < len(data):
+        length, kind = struct.unpack(">I4s", data[place : place + 8])
+        if kind == b"IDAT":
+            for start in range(place + 8, place + 8 + length, most):
+                yield data[start : min(start + most, place + 8 + length)]
+        place += 12 + length
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
     with quiet():
         try:
-            turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+            return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
         except Exception:  # broken metadata says nothing about the pixels
-            turn = None
-    return image if turn is None else image.transpose(turn)
+            return None
 
 
 def _to_rgb(image: Image.Image) -> UInt8Array:
