@@ -65,7 +65,7 @@ def test_a_step_in_parts_changes_weights_and_figures_as_the_whole_step_does(
     assert small.asked[-len(sizes) :] == sizes
     for one, other in zip(whole.get_weights(), halved.get_weights(), strict=True):
         np.testing.assert_allclose(other, one, atol=1e-6)
-    assert f"in {halved.parts} parts of {sizes[0]} images" in capsys.readouterr().err
+    assert f"in {len(sizes)} parts of up to {sizes[0]} images" in capsys.readouterr().err
     assert whole.parts == 1
 
 
@@ -100,11 +100,11 @@ def test_a_run_goes_on_in_parts_and_a_resumed_one_too(
 
     make_dataset(tmp_path / "data", images=60)
     monkeypatch.setattr(HalvingModel, "__call__", on_a_small_gpu)
-    with pytest.raises(BaseException, match=r"^$|resume"):
+    with pytest.raises(KeyboardInterrupt):
         pipeline.run(tmp_path / "data", "demo", [*TINY, "folds.count=2"], name="small", runs=tmp_path / "runs")
     state = next(tmp_path.rglob("state.npz"))
     assert read_position(state).parts == 2
-    assert "in 2 parts of 8 images" in capsys.readouterr().err
+    assert "in 2 parts of up to 8 images" in capsys.readouterr().err
     sizes.clear()
     run = pipeline.resume(tmp_path / "runs" / "small")
     assert sizes[0] <= 8, "nothing was tried again"
@@ -115,6 +115,7 @@ def test_a_run_goes_on_in_parts_and_a_resumed_one_too(
     "error",
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: 9 bytes"),
         ValueError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 17179869184 bytes."),
         RuntimeError("OOM when allocating tensor with shape[64,299,299,32]"),
@@ -123,7 +124,7 @@ def test_a_run_goes_on_in_parts_and_a_resumed_one_too(
 )
 def test_whatever_says_that_memory_ran_out_is_one_sentence_with_the_number_to_set(error: Exception) -> None:
     for images, mend in ((32, r"--set train\.batch_size=16$"), (1, r"a smaller images\.size_px")):
-        told = f"a training step on {images} images; what is saved is kept: begin the run again with {mend}"
+        told = f"too little memory for a step on {images} images: start a new run with {mend}"
         with pytest.raises(MelanomaError, match=told), told_if_memory_runs_out(images):
             raise error
 

@@ -58,6 +58,7 @@ def test_what_cannot_fit_is_refused_with_the_number_that_does(
 
 def test_a_run_is_refused_before_its_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_dataset(tmp_path / "data", images=60)
+    monkeypatch.setattr(memory, "has_gpu", lambda: False)
     monkeypatch.setattr(memory, "memory_left", lambda: MIB)
     with pytest.raises(MelanomaError, match=r"of memory, and 0\.0 GiB are free"):
         pipeline.run(tmp_path / "data", "demo", [*TINY, "folds.count=2"], name="large", runs=tmp_path / "runs")

@@ -10,6 +10,7 @@ import torch
 
 from melanoma.errors import MelanomaError
 from melanoma.models.backend import keras
+from melanoma.training.memory import memory_ran_out
 from melanoma.training.progress import say
 
 
@@ -24,37 +25,39 @@ class HalvingModel(keras.Model):  # type: ignore[misc]
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Make one step. data: inputs, targets, weights; raises MelanomaError where one image is too much."""
-        while True:
-            try:
-                return self._step(data)
-            except torch.OutOfMemoryError as error:
-                if self.parts >= len(data[1]):
-                    told = "the GPU's memory is too small for a training step on one image: use a smaller"
-                    raise MelanomaError(f"{told} images.size_px or another model.backbone") from error
-            # here, as the error holds on to what the step had kept
+        while (logs := self._gradients_found(data)) is None:  # outside of the handler, which holds on to what was kept
             self.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()
             self.parts *= 2
-            size = math.ceil(len(data[1]) / self.parts)
+            images = len(data[1])
+            size = math.ceil(images / self.parts)
             say(
-                f"note: the GPU's memory is too small for a step at once: from here on in {self.parts} parts of {size} "
-                "images, whose gradients are summed before the weights change"
+                f"note: the GPU's memory is too small for a step at once: from here on in {math.ceil(images / size)} "
+                f"parts of up to {size} images, whose gradients are summed before the weights change"
             )
+        trained = self.trainable_weights
+        with torch.no_grad():
+            self.optimizer.apply([variable.value.grad for variable in trained], trained)
+        return logs
 
-    def _step(self, data: Any) -> dict[str, Any]:
-        if self.parts == 1:
-            return dict(super().train_step(data))
+    def _gradients_found(self, data: Any) -> dict[str, Any] | None:
+        """Leave the gradients of the mean loss at the weights, and return the metrics; None where memory ran out."""
         inputs, targets, weights = data
         size = math.ceil(len(targets) / self.parts)
         logs: dict[str, Any] = {}
         self.zero_grad()
         self.reset_metrics()  # of parts that came before the memory ran out
-        for start in range(0, len(targets), size):
-            part = slice(start, start + size)
-            logs = self._add_gradients(*(_cut(one, part) for one in (inputs, targets, weights)), of=len(targets))
-        trained = self.trainable_weights
-        with torch.no_grad():
-            self.optimizer.apply([variable.value.grad for variable in trained], trained)
+        try:
+            for start in range(0, len(targets), size):
+                part = slice(start, start + size)
+                logs = self._add_gradients(*(_cut(one, part) for one in (inputs, targets, weights)), of=len(targets))
+        except RuntimeError as error:
+            if not memory_ran_out(error):
+                raise
+            if self.parts >= len(targets):
+                told = "the GPU's memory is too small for a training step on one image: use a smaller"
+                raise MelanomaError(f"{told} images.size_px or another model.backbone") from error
+            return None
         return logs
 
     def _add_gradients(self, inputs: Any, targets: Any, weights: Any, *, of: int) -> dict[str, Any]:

@@ -15,7 +15,9 @@ from melanoma.training.progress import say
 LEAST_KEPT = 1 / 3
 BYTES_PER_WEIGHT = 12  # gradient and Adam's two moments
 # how PyTorch on GPU and CPU, and JAX and TensorFlow, say that there is no memory left
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "RESOURCE_EXHAUSTED", "OOM when allocating")
+OUT_OF_MEMORY = (
+    "out of memory", "ALLOC_FAILED", "can't allocate memory", "RESOURCE_EXHAUSTED", "OOM when allocating",
+)  # fmt: skip
 
 
 def check_memory(model: Any, batch_size: int) -> None:
@@ -48,14 +50,18 @@ def told_if_memory_runs_out(batch_size: int) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
+        if not memory_ran_out(error):
             raise
         half = batch_size // 2
         mend = f"--set train.batch_size={half}" if half else "a smaller images.size_px or another model.backbone"
         raise MelanomaError(
-            f"there is too little memory for a training step on {batch_size:,} images; what is saved is kept: begin "
-            f"the run again with {mend}"
+            f"there is too little memory for a step on {batch_size:,} images: start a new run with {mend}"
         ) from error
+
+
+def memory_ran_out(error: Exception) -> bool:
+    """Tell whether an error of any backend says that there is no memory left."""
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY)
 
 
 def bytes_per_image(model: Any) -> int:

@@ -118,12 +118,14 @@ def train_fold(  # noqa: PLR0915  one straight line
                 if stop_requested():
                     raise Interrupted
             seconds = time.monotonic() - started
+            with told_if_memory_runs_out(settings.train.batch_size):
+                judged = validate(classifier, held_out, model.loss)
             trained = max(len(order) - first_step * train.batch_size, 0)  # none where only the validation was left
             row: dict[str, Any] = {
                 "epoch": position.epoch + 1,
                 "loss": position.loss / position.images,
                 "accuracy": position.right / position.images,
-                **validate(classifier, held_out, model.loss),
+                **judged,
                 "learning_rate": float(keras.ops.convert_to_numpy(optimizer.learning_rate)),
                 "images_per_second": trained / seconds if trained else None,
                 "waiting_share": coming.waited / seconds if trained else None,
