@@ -179,6 +179,8 @@ BEGUN = b'--x\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n
         ({"content": b"--x\r\n\r\nno name\r\n--x--", "headers": FORM}, 400, "no multipart/form-data"),
         ({"content": b"", "headers": FORM}, 422, "pictures go in the field images"),
         ({"content": BEGUN + LESION, "headers": FORM}, 400, "breaks off before its closing boundary"),
+        ({"content": BEGUN + LESION + b"\r\n" + BEGUN + LESION + b"\r\n--", "headers": FORM}, 400, "breaks off"),
+        ({"content": BEGUN + LESION + b"--", "headers": FORM}, 400, "breaks off"),
         ({"content": b"--x--", "headers": {"content-type": b"multipart/form-data; boundary=\xe4"}}, 400, "multipart"),
     ],
 )  # fmt: skip
@@ -186,6 +188,12 @@ def test_a_request_that_cannot_be_answered_is_told_why(
     client: TestClient, request_: dict[str, Any], status: int, said: str
 ) -> None:
     assert said in problem(client.post("/predict", **request_), status)
+
+
+def test_what_follows_the_closing_boundary_is_no_matter(client: TestClient) -> None:
+    for behind in (b"", b"\r\n", b"\r\n" * 20, b"\r\nan epilogue"):
+        body = BEGUN + LESION + b"\r\n--x--" + behind
+        assert len(client.post("/predict", content=body, headers=FORM).json()["answers"]) == 1
 
 
 def test_explain_takes_one_picture(client: TestClient) -> None:

@@ -119,6 +119,16 @@ async def read_pictures(
         await form.close()
 
 
+class _Parser(MultiPartParser):
+    """Starlette's, which also knows whether the closing boundary has come."""
+
+    closed = False
+
+    def on_end(self) -> None:
+        """Hear that it came."""
+        self.closed = True
+
+
 async def _form(request: Request, field: str, most: int, largest: int, share: Share) -> FormData:
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise ProblemError(415, f"send multipart/form-data with the pictures in the field {field}")
@@ -128,19 +138,17 @@ async def _form(request: Request, field: str, most: int, largest: int, share: Sh
         raise too_large
 
     async def counted() -> AsyncGenerator[bytes, None]:
-        count, last = 0, b""
+        count = 0
         async for chunk in request.stream():
-            count, last = count + len(chunk), (last + chunk[-8:])[-8:]
+            count += len(chunk)
             if count > largest:
                 raise too_large
             share.take(len(chunk))
             yield chunk
-        if count and not last.rstrip().endswith(b"--"):  # the parser would leave out what it has of the last part
+        if count and not parser.closed:  # it would leave out what it has of the last part
             raise ProblemError(400, "the body breaks off before its closing boundary")
 
-    parser = MultiPartParser(
-        request.headers, counted(), max_files=most, max_fields=MOST_FIELDS, max_part_size=LARGEST_FIELD
-    )
+    parser = _Parser(request.headers, counted(), max_files=most, max_fields=MOST_FIELDS, max_part_size=LARGEST_FIELD)
     parser.spool_max_size = largest + 1  # never to a disk
     try:
         async with share.arrival(BODY_SECONDS):
