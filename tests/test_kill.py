@@ -67,7 +67,7 @@ def left_over(run: Run) -> list[Path]:
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX'")
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
-    make_dataset(tmp_path / "data", images=240, test_images=12)
+    make_dataset(tmp_path / "data", images=120, test_images=12)
     plain = done(tmp_path / "data", tmp_path / "plain")
     process, until = started(tmp_path / "data", tmp_path / "killed"), time.monotonic() + WAIT_SECONDS
     state = Run(tmp_path / "killed" / "run").state(0)

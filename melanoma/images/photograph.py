@@ -160,7 +160,8 @@ def _conversions(image: ImageFile.ImageFile) -> list[str]:
     found = []
     if image.has_transparency_data:
         found.append("transparency was laid over white")
-    if (mode := image.mode.partition(";")[0]) in OF_MODE:
+    mode = "L" if image.mode.startswith("I;16") else image.mode
+    if mode in OF_MODE:
         found.append(OF_MODE[mode])
     if image.mode.startswith("I;16") or _stored_as(image).endswith((";16B", ";16L", ";16N")):
         found.append(DEEP)
