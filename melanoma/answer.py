@@ -119,7 +119,7 @@ def explain_picture(
     from melanoma.inference.explain import explain, sheet
 
     if out.suffix.lower() != ".png":
-        raise UsageError(f"--out {out} ends with .png")
+        raise UsageError(f"--out {out} must end with .png")
     items = find_pictures([place], details)
     if len(items) > 1:
         raise UsageError(f"{place} holds {len(items):,} pictures; explain takes one")

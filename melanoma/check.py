@@ -187,7 +187,10 @@ def summary(check: Check) -> str:
         )
     for severity, title in (("error", "errors"), ("remark", "remarks")):
         found = check.of(severity)  # type: ignore[arg-type]
-        lines += ["", f"{title}: {len(found) or 'none'}", *(f"  {one.kind}: {one.text}" for one in found)]
+        lines += ["", f"{title}: {len(found) or 'none'}"]
+        for one in found:
+            every = one.details if severity == "error" and len(one.details) > 5 else []
+            lines += [f"  {one.kind}: {one.text}", *(f"    {detail}" for detail in every)]
     if check.controls:
         title = f"AUC without a look at a lesion, on {counts['judged_by_controls']:,} images, patients whole"
         lines += ["", title, *_control_lines(check.controls)]

@@ -175,7 +175,7 @@ def test_explain_writes_a_picture_and_the_map_as_an_array(judged: Run, lesions: 
 def test_explain_takes_one_picture_and_writes_a_png(judged: Run, lesions: list[Path], tmp_path: Path) -> None:
     for arguments, said in (
         ([lesions[0].parent], "explain takes one"),
-        ([lesions[0], "--out", "x.jpg"], "ends with .png"),
+        ([lesions[0], "--out", "x.jpg"], "must end with .png"),
     ):
         done = melanoma("explain", *arguments, "--model", judged.folder, cwd=tmp_path)
         assert done.returncode == 2

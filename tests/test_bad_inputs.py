@@ -168,7 +168,9 @@ def test_row_05_every_exif_orientation_has_the_score_of_the_upright_file(doors: 
     exif = Image.Exif()
     for orientation, stored in [(1, upright), *((number, upright.transpose(how)) for number, how in back.items())]:
         exif[0x0112] = orientation
-        assert doors.see(saved(stored, "PNG", exif=exif)).probability == expected, orientation
+        found = doors.see(saved(stored, "PNG", exif=exif))
+        assert found.probability == expected, orientation
+        assert found.remarks == ["a picture was turned as its EXIF orientation says"] * (orientation > 1)
 
 
 def test_row_06_animations_and_files_of_several_pages_are_refused(doors: Doors) -> None:

@@ -74,6 +74,7 @@ def test_every_bad_row_of_both_tables_is_named_at_once(data: Path) -> None:
     (error,) = found.of("error")
     assert error.kind == "bad rows"
     assert len(error.details) == 13
+    assert all(detail in summary(found) for detail in error.details)
     assert "train.csv row 2 (age_approx '400'" in error.details[0]
     assert any(detail.startswith("test.csv row 2 (sex 'other'") for detail in error.details)
     assert found.not_looked_at

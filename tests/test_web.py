@@ -410,6 +410,17 @@ def test_model_tells_figures_limits_and_operating_points_for_a_prevalence(
         assert other["probability"] < one["probability"]
 
 
+def test_what_a_point_is_worth_goes_with_the_prevalence_that_is_asked_for(client: TestClient) -> None:
+    points = client.get("/model", params={"prevalence": 0.02}).json()["operating_points"]
+    assert points
+    for point in points:
+        found, passed = (point[name]["value"] for name in ("sensitivity", "specificity"))
+        called = 0.02 * found + 0.98 * (1 - passed)
+        assert point["prevalence"] == 0.02
+        assert point["ppv"] == pytest.approx(0.02 * found / called)
+        assert point["number_needed_to_biopsy"] == pytest.approx(called / (0.02 * found))
+
+
 def test_health_and_readiness_are_told(client: TestClient) -> None:
     assert client.get("/health").json() == {"status": "ok"}
     assert client.get("/ready").json() == {"status": "ready"}

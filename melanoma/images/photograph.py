@@ -158,6 +158,8 @@ def _scans(data: bytes) -> int:
 def _conversions(image: ImageFile.ImageFile) -> list[str]:
     """Tell what must be done to an opened image's samples to make them RGB of 8 bits."""
     found = []
+    if image.format != "TIFF" and _turn(image) is not None:
+        found.append("a picture was turned as its EXIF orientation says")
     if image.has_transparency_data:
         found.append("transparency was laid over white")
     mode = "L" if image.mode.startswith("I;16") else image.mode

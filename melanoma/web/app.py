@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 from melanoma import RESEARCH_ONLY
 from melanoma.errors import MelanomaError, MissingExtraError, UsageError
+from melanoma.evaluation.metrics import predictive_values
 from melanoma.images.decode import decode
 from melanoma.images.filters import shrunk
 from melanoma.images.photograph import UInt8Array
@@ -259,7 +260,7 @@ def model_facts(predictor: Predictor, details: Details) -> dict[str, Any]:
         "melanomas": figures["melanomas"],
         "operating_point": answers["operating_point"],
         "operating_points": [
-            {**point, "probability": predictor.calibrated(point["threshold"], details)}
+            {**point, "probability": predictor.calibrated(point["threshold"], details), **_worth(point, details)}
             for point in answers["operating_points"]
         ],
         "refer_between": between,
@@ -267,6 +268,14 @@ def model_facts(predictor: Predictor, details: Details) -> dict[str, Any]:
         "limits": figures["limits"],
         "licence": bundle.description["data"]["licence"] or "not stated",
     }
+
+
+def _worth(point: dict[str, Any], details: Details) -> dict[str, Any]:
+    """Say what an operating point's answers are worth for the prevalence that was asked for."""
+    if details.prevalence is None:
+        return {}
+    found, passed = (point[name]["value"] for name in ("sensitivity", "specificity"))
+    return {"prevalence": details.prevalence, **predictive_values(found, passed, details.prevalence)}
 
 
 def _drawn(predictor: Predictor, answer: Answer, content: bytes, as_picture: bool) -> Any:
