@@ -12,17 +12,22 @@ from typing import Any, Literal
 from melanoma.config import ModelSettings
 from melanoma.errors import MelanomaError, ModelError, UsageError
 from melanoma.models.backend import BACKEND, keras
+from melanoma.models.efficientnet_lite import LITES, efficientnet_lite
 
 InputRange = Literal["0..255", "-1..1", "imagenet", "imagenet_bgr"]
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """How to build one network: Keras' builder or ours, its arguments, and the pixel values it was made for."""
+    """How to build one network: Keras' builder or ours, its arguments, and the pixel values it was made for.
+
+    has_weights: whether there are ImageNet weights for it.
+    """
 
     builder: str | Callable[..., Any]
     inputs: InputRange
     arguments: dict[str, Any] = field(default_factory=dict)
+    has_weights: bool = True
 
 
 def small(input_shape: tuple[int, int, int], weights: None = None, include_top: bool = False) -> Any:
@@ -64,7 +69,8 @@ BACKBONES: dict[str, Backbone] = {
     **_keras_applications(),
     **{f"MobileNet_{alpha}": Backbone("MobileNet", "-1..1", {"alpha": alpha}) for alpha in (0.25, 0.5, 0.75)},
     **{f"MobileNetV2_{alpha}": Backbone("MobileNetV2", "-1..1", {"alpha": alpha}) for alpha in (0.35, 0.5, 0.75, 1.4)},
-    "small": Backbone(small, "-1..1"),
+    **{name: Backbone(efficientnet_lite, "-1..1", {"name": name}) for name in LITES},
+    "small": Backbone(small, "-1..1", has_weights=False),
 }
 
 
@@ -79,7 +85,7 @@ def find_backbone(name: str) -> Backbone:
 def check_weights(settings: ModelSettings) -> None:
     """Refuse a backbone or a weight file that is not there, before anything is built; raises MelanomaError."""
     backbone = find_backbone(settings.backbone)
-    if settings.weights == "imagenet" and not isinstance(backbone.builder, str):
+    if settings.weights == "imagenet" and not backbone.has_weights:
         raise UsageError(f"there are no ImageNet weights for {settings.backbone}; use --set model.weights=none")
     if settings.weights not in ("imagenet", "none") and not Path(settings.weights).is_file():
         raise MelanomaError(
@@ -108,6 +114,8 @@ def build_backbone(settings: ModelSettings, size_px: int, weights: str | None = 
                 input_shape=(size_px, size_px, 3),
                 **backbone.arguments,
             )
+    except MelanomaError:
+        raise
     except ValueError as error:
         raise UsageError(f"{settings.backbone} cannot be built for {size_px} px images: {error}") from error
     except Exception as error:
