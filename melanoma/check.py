@@ -21,7 +21,7 @@ from melanoma.data.facts import colours, control_facts
 from melanoma.data.folds import check_folds, make_folds, read_folds
 from melanoma.data.records import SPELLINGS, Dataset, read_dataset, read_sizes, read_text
 from melanoma.data.sources import find_images, spare_images
-from melanoma.errors import DataError, UsageError, listed
+from melanoma.errors import LISTED, DataError, UsageError, listed
 from melanoma.evaluation.control import control_figure, control_probabilities
 from melanoma.evaluation.intervals import expected_noise
 from melanoma.evaluation.metrics import auc
@@ -189,7 +189,7 @@ def summary(check: Check) -> str:
         found = check.of(severity)  # type: ignore[arg-type]
         lines += ["", f"{title}: {len(found) or 'none'}"]
         for one in found:
-            every = one.details if severity == "error" and len(one.details) > 5 else []
+            every = one.details if severity == "error" and len(one.details) > LISTED else []
             lines += [f"  {one.kind}: {one.text}", *(f"    {detail}" for detail in every)]
     if check.controls:
         title = f"AUC without a look at a lesion, on {counts['judged_by_controls']:,} images, patients whole"

@@ -64,7 +64,10 @@ class ModelError(MelanomaError):
     exit_code = 4
 
 
-def listed(names: list[str], most: int = 5) -> str:
+LISTED = 5  # names in a sentence
+
+
+def listed(names: list[str], most: int = LISTED) -> str:
     """Join the first few names of a list and say how many more there are."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

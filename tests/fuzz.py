@@ -41,7 +41,7 @@ from melanoma.inference.submission import examine_submission
 from melanoma.judge import read_predictions
 
 # What one input may take. A picture of 64 megapixels, the largest that is let in, is decoded within two seconds and a
-# gigabyte; a JPEG whose end is in doubt is decoded twice, and a progressive one goes over its pixels again and again.
+# gigabyte; a progressive JPEG goes over its pixels again and again.
 MOST_SECONDS = 10.0  # of processor time, for each reader of an input
 MOST_BYTES = 2 * 2**30  # of growth of the memory in use; an allocation that is refused counts as well
 PATIENCE_S = MAX_SECONDS + 30  # by the clock: decoders that are contained have MAX_SECONDS
@@ -123,7 +123,7 @@ FRONTS = {
     "pictures": Front(seeds.pictures, mutations.picture, images),
     "dicom": Front(seeds.dicoms, mutations.dicom, images),
     "tfrecord": Front(seeds.tfrecords, mutations.tfrecord, tfrecord),
-    "csv": Front(seeds.tables, mutations.table, csv, len(READERS) + 2),
+    "csv": Front(seeds.tables, mutations.table, csv, len(READERS) + 2),  # and the two that csv calls itself
 }
 
 

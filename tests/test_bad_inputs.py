@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from mutations import png_chunk
 from PIL import Image
 from pydicom import dcmread
 from pydicom.encaps import encapsulate
@@ -180,17 +181,13 @@ def test_row_06_animations_and_files_of_several_pages_are_refused(doors: Doors) 
     assert "is no JPEG" in doors.refuse(saved(scene(), "GIF", **more), "lesion.gif")
 
 
-def chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
 def black_png(side: int, rows: int | None = None) -> bytes:
     """A black picture of `side` x `side` pixels, true unless it has fewer `rows`: 65,000 take half a megabyte."""
     packer = zlib.compressobj(9)
     line = bytes(1 + (side + 7) // 8)
     body = b"".join(packer.compress(line) for _ in range(side if rows is None else rows)) + packer.flush()
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", body) + png_chunk(b"IEND", b"")
 
 
 def test_row_07_pixel_bombs_and_sizes_that_lie_are_refused_and_36_megapixels_pass(doors: Doors) -> None:

@@ -94,8 +94,8 @@ def test_sixteen_bits_are_scaled_by_their_depth_and_never_clipped(kind: str) -> 
 def test_sixteen_bit_colour_png_is_scaled_by_its_depth() -> None:
     wide = (scene().astype(">u2") * 257).tobytes()
     rows = b"".join(b"\0" + wide[start : start + 64 * 6] for start in range(0, len(wide), 64 * 6))
-    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 64, 48, 16, 2, 0, 0, 0))
-    content += chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    content = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 64, 48, 16, 2, 0, 0, 0))
+    content += png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
     assert np.array_equal(decode(content), scene())
 
 
@@ -218,13 +218,9 @@ def test_the_size_as_stored_is_told_beside_the_pixels() -> None:
 # Photographs that are refused
 
 
-def chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
 def lying_png(width: int, height: int) -> bytes:
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + png_chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize(
@@ -309,10 +305,10 @@ def test_one_changed_byte_in_a_png_is_refused() -> None:
 def png(rows: list[bytes], *, interlaced: bool = False) -> bytes:
     """A grey PNG of 32 x 32 pixels, or 16 x 16 where interlaced, with these rows and no more."""
     side = 16 if interlaced else 32
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, int(interlaced)))
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, int(interlaced)))
     body = zlib.compress(b"".join(b"\0" + row for row in rows))
-    halves = chunk(b"IDAT", body[:9]) + chunk(b"IDAT", body[9:])
-    return b"\x89PNG\r\n\x1a\n" + header + halves + chunk(b"IEND", b"")
+    halves = png_chunk(b"IDAT", body[:9]) + png_chunk(b"IDAT", body[9:])
+    return b"\x89PNG\r\n\x1a\n" + header + halves + png_chunk(b"IEND", b"")
 
 
 def test_a_png_of_too_few_rows_is_refused_where_it_would_be_black_below() -> None:
@@ -330,9 +326,9 @@ def test_a_png_of_too_few_rows_is_refused_where_it_would_be_black_below() -> Non
 
 def test_a_png_whose_header_is_not_first_and_one_of_very_many_parts_are_refused_soon() -> None:
     short = png([bytes([200] * 32)] * 5)
-    moved = short[:8] + chunk(b"tEXt", b"a\0b") + short[8:]
+    moved = short[:8] + png_chunk(b"tEXt", b"a\0b") + short[8:]
     assert "damaged" in refusal(moved)
-    more = short[:-12] + chunk(b"IDAT", bytes(700)) * 9000 + short[-12:]
+    more = short[:-12] + png_chunk(b"IDAT", bytes(700)) * 9000 + short[-12:]
     begun = time.monotonic()
     refusal(more)
     assert time.monotonic() - begun < 2

@@ -65,9 +65,7 @@ class Cache:
 def remarks_on(*caches: Cache | None) -> list[str]:
     """Say once what was done to the pixels of images, and name up to five of them."""
     images = dict[str, list[str]]()
-    for cache in caches:
-        if cache is None:
-            continue
+    for cache in filter(None, caches):
         for name, text in zip(cache.index["image_name"], cache.index["remarks"], strict=True):
             for remark in filter(None, text.split("; ")):
                 images.setdefault(remark, []).append(name)
@@ -173,9 +171,9 @@ def _prepare_rows(sources: list[tuple[int, Source]], folder: Path, settings: Ima
         for _, source in sources:
             try:
                 content = source.read()
-                at_least_px = max(settings.size_px, THUMBNAIL_PX)
-                decoded = decode_and_tell(content, at_least_px, source.image_name, source.suffix)
-                pixels, (width, height), remarks = decoded
+                pixels, (width, height), remarks = decode_and_tell(
+                    content, max(settings.size_px, THUMBNAIL_PX), source.image_name, source.suffix
+                )
                 write(images, prepare(pixels, settings))
                 write(thumbnails, process(pixels, THUMBNAIL_PX))
                 sha256 = hashlib.sha256(content).hexdigest()

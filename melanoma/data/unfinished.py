@@ -50,8 +50,7 @@ class UnfinishedCache:
         Raises OSError where the disk has no room for all of them.
         """
         index = folder / INDEX
-        header = _lines([Row._fields]).encode()
-        if not index.exists() or not index.read_bytes().startswith(header):  # or it is of an earlier version
+        if not index.exists():
             _make_arrays({folder / name: (count, side, side, 3) for name, side in sides.items()})
             write_text(index, _lines([Row._fields]))  # last: without it nothing else counts
         self.done = _whole_rows(index)

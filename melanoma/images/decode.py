@@ -24,7 +24,7 @@ _MAGIC = {
     b"BM": "BMP",
     **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TIFF"),
 }
-_SUFFIXES = {
+SUFFIXES = {
     ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".dcm": "DICOM", ".dicom": "DICOM",
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"), **dict.fromkeys((".tif", ".tiff"), "TIFF"),
 }  # fmt: skip
@@ -54,7 +54,7 @@ def decode_and_tell(
         source, name = _read(source), name or str(source)
     suffix, name = PurePath(name).suffix if suffix is None else suffix, name or "the image"
     kind = _kind(source, name)
-    said = _SUFFIXES.get(suffix.lower(), kind)
+    said = SUFFIXES.get(suffix.lower(), kind)
     misnamed = [] if said == kind else [f"a {kind} file whose name says {said}"]
     with _refusing(kind, name):
         if kind == "DICOM":

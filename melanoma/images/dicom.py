@@ -25,7 +25,7 @@ from melanoma.images.photograph import (
     quiet,
     to_uint8,
     wanted_size,
-)  # fmt: skip
+)
 
 if TYPE_CHECKING:  # half of all that a program needs to start is pydicom: imported where a file is DICOM
     from pydicom import Dataset
@@ -94,7 +94,7 @@ def decode_dicom(data: bytes, at_least_px: int | None, name: str) -> Decoded:
         raise DataError(f"{name} holds a JPEG of other colours than its header says: export it again")
     unchanged = interpretation == "RGB" and _colours_unmarked(image)
     mode = "YCbCr" if unchanged else None
-    return Decoded(pixels_of(image, frame, wanted_size(at_least_px), mode, turn=False), size, remarks)
+    return Decoded(pixels_of(image, frame, wanted_size(at_least_px), mode=mode), size, remarks)
 
 
 def _conversions(dataset: "Dataset") -> list[str]:

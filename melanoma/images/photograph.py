@@ -81,11 +81,12 @@ def decode_photograph(data: bytes, kind: str, at_least_px: int | None, name: str
     whatever the libraries raise.
     """
     image = opened(data, kind, name)
-    size, remarks = image.size, _conversions(image)
+    turn = _turn(image)
+    size, remarks = image.size, _remarks(image, turn)
     if kind == "TIFF":
         with AT_ONCE.taking(image.width * image.height):
             return Decoded(contained(_tiff_to_rgb, data, name), size, remarks)
-    return Decoded(pixels_of(image, data, wanted_size(at_least_px)), size, remarks)
+    return Decoded(pixels_of(image, data, wanted_size(at_least_px), turn=turn), size, remarks)
 
 
 @contextmanager
@@ -147,7 +148,7 @@ def opened(data: bytes, kind: str, name: str) -> ImageFile.ImageFile:
 
 
 def _tiff_to_rgb(data: bytes, name: str) -> UInt8Array:
-    return _pixels_of(opened(data, "TIFF", name), data)
+    return _pixels_of(opened(data, "TIFF", name), data, None, None)  # Pillow turns a TIFF while it loads it
 
 
 def _scans(data: bytes) -> int:
@@ -155,10 +156,18 @@ def _scans(data: bytes) -> int:
     return int(np.count_nonzero((octets[:-1] == 0xFF) & (octets[1:] == 0xDA)))
 
 
-def _conversions(image: ImageFile.ImageFile) -> list[str]:
-    """Tell what must be done to an opened image's samples to make them RGB of 8 bits."""
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    with quiet():
+        try:
+            return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+        except Exception:  # broken metadata says nothing about the pixels
+            return None
+
+
+def _remarks(image: ImageFile.ImageFile, turn: Image.Transpose | None) -> list[str]:
+    """Tell what must be done to an opened image to make it upright RGB of 8 bits."""
     found = []
-    if image.format != "TIFF" and _turn(image) is not None:
+    if turn is not None:
         found.append("a picture was turned as its EXIF orientation says")
     if image.has_transparency_data:
         found.append("transparency was laid over white")
@@ -182,21 +191,28 @@ def wanted_size(at_least_px: int | None) -> Size | None:
 
 
 def pixels_of(
-    image: ImageFile.ImageFile, data: bytes, size: Size | None, mode: str | None = None, *, turn: bool = True
+    image: ImageFile.ImageFile,
+    data: bytes,
+    size: Size | None,
+    *,
+    mode: str | None = None,
+    turn: Image.Transpose | None = None,
 ) -> UInt8Array:
     """Decode an opened image of those bytes; raises whatever the libraries do, or ValueError, where it is not whole.
 
     size: what a JPEG may be reduced to while it is decoded. mode: keeps the samples of a JPEG as they are stored. turn:
-    applies the EXIF orientation.
+    what makes it upright.
     """
     image.draft(mode, size)
     with AT_ONCE.taking(image.width * image.height):
         return _pixels_of(image, data, mode, turn)
 
 
-def _pixels_of(image: ImageFile.ImageFile, data: bytes, mode: str | None = None, turn: bool = True) -> UInt8Array:
+def _pixels_of(image: ImageFile.ImageFile, data: bytes, mode: str | None, turn: Image.Transpose | None) -> UInt8Array:
     if image.format in ("JPEG", "MPO"):
-        return _jpeg_pixels(image, data, mode, turn)
+        pixels = _whole_jpeg(image, data)
+        if image.mode == "RGB":
+            return pixels if turn is None else np.asarray(Image.fromarray(pixels).transpose(turn))
     if image.format == "TIFF" and _strips_are_missing(image):
         raise ValueError("strips are missing, which would stay black")
     # a TIFF warns of odd tags while its orientation is applied, a PNG of an animation behind its pixels; the others
@@ -205,28 +221,22 @@ def _pixels_of(image: ImageFile.ImageFile, data: bytes, mode: str | None = None,
         image.load()
     if image.format == "PNG" and _may_be_unfilled(image) and _png_is_short(data, image.size):
         raise ValueError("rows are missing, which would stay black")
-    how = _turn(image) if turn else None
-    return _to_rgb(image if how is None else image.transpose(how))
+    if mode:
+        return np.asarray(image)
+    return _to_rgb(image if turn is None else image.transpose(turn))
 
 
-def _jpeg_pixels(image: ImageFile.ImageFile, data: bytes, mode: str | None, turn: bool) -> UInt8Array:
+def _whole_jpeg(image: ImageFile.ImageFile, data: bytes) -> UInt8Array:
     """Decode by simplejpeg, which raises where libjpeg warns: Pillow is silent then, and what is missing grey.
 
-    Both have the same library and give the same pixels. What simplejpeg does not turn into RGB it only checks.
+    Both have the same library and give the same RGB. What Pillow has in another mode is only checked by it.
     """
     width, height = image.size
-    colours = "RGB" if mode else {"L": "GRAY", "CMYK": "CMYK"}.get(image.mode, "RGB")
+    colours = {"L": "GRAY", "CMYK": "CMYK"}.get(image.mode, "RGB")
     pixels = np.asarray(simplejpeg.decode_jpeg(data, colours, min_height=height, min_width=width))
     if pixels.shape[:2] != (height, width):
         raise ValueError("its parts do not agree on its size")
-    if mode:
-        image.load()
-        return np.asarray(image)
-    how = _turn(image) if turn else None
-    if colours == "RGB":
-        return pixels if how is None else np.asarray(Image.fromarray(pixels).transpose(how))
-    image.load()
-    return _to_rgb(image if how is None else image.transpose(how))
+    return pixels
 
 
 def _strips_are_missing(image: ImageFile.ImageFile) -> bool:
@@ -251,14 +261,9 @@ def _png_is_short(data: bytes, size: Size) -> bool:
     for left, top, across, down in _ADAM7 if interlaced else [(0, 0, 1, 1)]:
         columns, rows = -(-(size[0] - left) // across), -(-(size[1] - top) // down)
         missing += rows * (1 + (columns * bits + 7) // 8) if columns > 0 and rows > 0 else 0
-    inflating = zlib.decompressobj()
-    for piece in _png_pieces(data):
-        rest = piece
-        while rest and missing > 0 and not inflating.eof:
-            missing -= len(inflating.decompress(rest, 2**20))
-            rest = inflating.unconsumed_tail
-        if missing <= 0 or inflating.eof:
-            break
+    inflating, pieces = zlib.decompressobj(), _png_pieces(data)
+    while missing > 0 and not inflating.eof and (rest := inflating.unconsumed_tail or next(pieces, b"")):
+        missing -= len(inflating.decompress(rest, 2**20))
     return missing > 0
 
 
@@ -271,14 +276,6 @@ def _png_pieces(data: bytes, most: int = 2**16) -> Iterator[bytes]:
             for start in range(place + 8, place + 8 + length, most):
                 yield data[start : min(start + most, place + 8 + length)]
         place += 12 + length
-
-
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    with quiet():
-        try:
-            return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
-        except Exception:  # broken metadata says nothing about the pixels
-            return None
 
 
 def _to_rgb(image: Image.Image) -> UInt8Array:

@@ -15,9 +15,9 @@ from functools import partial
 from pathlib import Path
 
 from melanoma.errors import DataError, UsageError, listed
+from melanoma.images.decode import SUFFIXES
 from melanoma.inference.words import Details
 
-SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".dcm", ".dicom"}
 LARGEST_BYTES = 256 * 2**20  # of one file in a zip; the largest SIIM-ISIC image has 30 MB
 MOST_IN_A_ZIP = 100_000
 ENCRYPTED = 1  # of a zip member's flags

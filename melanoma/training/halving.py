@@ -10,7 +10,7 @@ import torch
 
 from melanoma.errors import MelanomaError
 from melanoma.models.backend import keras
-from melanoma.training.memory import memory_ran_out
+from melanoma.training.memory import memory_ran_out, what_to_set
 from melanoma.training.progress import say
 
 
@@ -26,7 +26,8 @@ class HalvingModel(keras.Model):  # type: ignore[misc]
     def train_step(self, data: Any) -> dict[str, Any]:
         """Make one step. data: inputs, targets, weights; raises MelanomaError where one image is too much."""
         while (logs := self._gradients_found(data)) is None:  # outside of the handler, which holds on to what was kept
-            self.zero_grad(set_to_none=True)
+            self.reset_metrics()  # of the parts that came before
+            self.zero_grad()
             torch.cuda.empty_cache()
             self.parts *= 2
             images = len(data[1])
@@ -46,7 +47,6 @@ class HalvingModel(keras.Model):  # type: ignore[misc]
         size = math.ceil(len(targets) / self.parts)
         logs: dict[str, Any] = {}
         self.zero_grad()
-        self.reset_metrics()  # of parts that came before the memory ran out
         try:
             for start in range(0, len(targets), size):
                 part = slice(start, start + size)
@@ -55,8 +55,8 @@ class HalvingModel(keras.Model):  # type: ignore[misc]
             if not memory_ran_out(error):
                 raise
             if self.parts >= len(targets):
-                told = "the GPU's memory is too small for a training step on one image: use a smaller"
-                raise MelanomaError(f"{told} images.size_px or another model.backbone") from error
+                told = "the GPU's memory is too small for a training step on one image"
+                raise MelanomaError(f"{told}: use {what_to_set(0)}") from error
             return None
         return logs
 

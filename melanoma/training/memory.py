@@ -1,4 +1,7 @@
-"""Whether a training step fits into the memory: told before the first, as the system ends a process without a word."""
+"""Whether a training step fits into the memory: told before the first, as the system ends a process without a word.
+
+And where memory runs out all the same, what to set.
+"""
 
 import math
 from collections.abc import Iterator
@@ -34,7 +37,7 @@ def check_memory(model: Any, batch_size: int) -> None:
         f"a training step on {batch_size:,} images takes {_gibibytes(fixed + LEAST_KEPT * an_image * batch_size)} to "
         f"{_gibibytes(fixed + an_image * batch_size)} of memory, and {_gibibytes(left)} GiB are free"
     )
-    mend = f"--set train.batch_size={fits}" if fits else "a smaller images.size_px or another model.backbone"
+    mend = what_to_set(fits)
     if fixed + LEAST_KEPT * an_image * batch_size > left:
         raise MelanomaError(f"{told}: use {mend}")
     if fits < batch_size:
@@ -52,11 +55,15 @@ def told_if_memory_runs_out(batch_size: int) -> Iterator[None]:
     except Exception as error:
         if not memory_ran_out(error):
             raise
-        half = batch_size // 2
-        mend = f"--set train.batch_size={half}" if half else "a smaller images.size_px or another model.backbone"
+        mend = what_to_set(batch_size // 2)
         raise MelanomaError(
             f"there is too little memory for a step on {batch_size:,} images: start a new run with {mend}"
         ) from error
+
+
+def what_to_set(fits: int) -> str:
+    """Say how to take less memory, where so many images fit."""
+    return f"--set train.batch_size={fits}" if fits else "a smaller images.size_px or another model.backbone"
 
 
 def memory_ran_out(error: Exception) -> bool:

@@ -96,13 +96,12 @@ def train_fold(  # noqa: PLR0915  one straight line
     _restore_best(run.weights(fold), position)
     epochs, steps = settings.train.epochs, len(train)
     progress = TrainingProgress(f"fold {fold}", epochs, steps, position.epoch * steps + position.step)
-    with stop_requests() as stop_requested, progress as show:
+    with stop_requests() as stop_requested, progress as show, told_if_memory_runs_out(settings.train.batch_size):
         while not position.finished:
             order, started, first_step = train.order(position.epoch), time.monotonic(), position.step
             coming = train.ahead(order, first_step)
             for batch in map(_fed, coming):
-                with told_if_memory_runs_out(settings.train.batch_size):
-                    logs = model.train_on_batch(*batch, return_dict=True)  # of this batch alone
+                logs = model.train_on_batch(*batch, return_dict=True)  # of this batch alone
                 if not math.isfinite(logs["loss"]):
                     names = training["image_name"].iloc[order[position.step * train.batch_size :][: train.batch_size]]
                     raise MelanomaError(_not_a_number(fold, position, list(names)))
@@ -118,14 +117,12 @@ def train_fold(  # noqa: PLR0915  one straight line
                 if stop_requested():
                     raise Interrupted
             seconds = time.monotonic() - started
-            with told_if_memory_runs_out(settings.train.batch_size):
-                judged = validate(classifier, held_out, model.loss)
             trained = max(len(order) - first_step * train.batch_size, 0)  # none where only the validation was left
             row: dict[str, Any] = {
                 "epoch": position.epoch + 1,
                 "loss": position.loss / position.images,
                 "accuracy": position.right / position.images,
-                **judged,
+                **validate(classifier, held_out, model.loss),
                 "learning_rate": float(keras.ops.convert_to_numpy(optimizer.learning_rate)),
                 "images_per_second": trained / seconds if trained else None,
                 "waiting_share": coming.waited / seconds if trained else None,
