@@ -22,8 +22,8 @@ if TYPE_CHECKING:  # to answer needs none of what draws
     from melanoma.inference.explain import Explanation
 
 COLUMNS = [
-    "name", "status", "probability", "score", "label", "words", "reasons", "remarks", "error", "width", "height",
-    "model", "model_sha256", "model_auc", "use",
+    "name", "status", "probability", "prevalence", "score", "label", "words", "reasons", "remarks", "error",
+    "width", "height", "model", "model_sha256", "model_auc", "use",
 ]  # fmt: skip
 Counting = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
 NAME_WIDTH = 36
@@ -59,10 +59,16 @@ def _keep_inputs(read: Sequence[str], written: Sequence[Path]) -> None:
 
 
 def print_answers(
-    predictor: Predictor, answers: Iterator[Answer], *, as_json: bool = False, out: Path | None = None
+    predictor: Predictor,
+    answers: Iterator[Answer],
+    *,
+    prevalence: float | None = None,
+    as_json: bool = False,
+    out: Path | None = None,
 ) -> int:
     """Print answers as they come, and write them to `out`, a .csv or .jsonl, where given. Return how many failed.
 
+    prevalence: the share of melanomas that was asked for; without it the model's own is told with the answers.
     `out` appears whole at the end, or not at all. Raises UsageError where it is of another kind, MelanomaError where
     it cannot be written: before anything is answered.
     """
@@ -74,28 +80,29 @@ def print_answers(
         if not as_json:
             print(f"{'picture':<{NAME_WIDTH}} {'answer':<15} {'probability':>11}")
         for one in answers:
-            row = told(predictor, one)
+            row = told(predictor, one, prevalence)
             print(json.dumps(row, ensure_ascii=False) if as_json else _line(one, in_full=predictor.few), flush=True)
             write(row)
             counts[one.status] += 1
             remarks |= dict.fromkeys(one.remarks)
     if not as_json:
-        print(f"\n{summary(predictor, counts, list(remarks))}")
+        print(f"\n{summary(predictor, counts, list(remarks), prevalence)}")
     return counts[ERROR]
 
 
-def told(predictor: Predictor, answer: Answer) -> dict[str, Any]:
-    """Give an answer with the model that it comes from, as plain values."""
-    return {**answer.to_json(), **predictor.source}
+def told(predictor: Predictor, answer: Answer, prevalence: float | None) -> dict[str, Any]:
+    """Give an answer with the share of melanomas that it holds for and the model that it comes from."""
+    return {**answer.to_json(), "prevalence": prevalence or predictor.answers["prevalence"], **predictor.source}
 
 
-def summary(predictor: Predictor, counts: Mapping[str, int], remarks: Sequence[str]) -> str:
+def summary(predictor: Predictor, counts: Mapping[str, int], remarks: Sequence[str], prevalence: float | None) -> str:
     """Say what stands above, and what it is worth, in a few lines."""
     every = sum(counts.values())
     lines = [f"{every:,} picture{'s' * (every != 1)}: " + ", ".join(f"{one:,} {name}" for name, one in counts.items())]
     lines += [f"note: {remark}" for remark in remarks]
-    share = predictor.answers["prevalence"]
-    held = "" if share is None else f"; probabilities hold where {100 * share:.1f} % are melanomas, or for --prevalence"
+    share = prevalence or predictor.answers["prevalence"]
+    other = "as --prevalence says" if prevalence else "or for --prevalence"
+    held = "" if share is None else f"; probabilities hold where {100 * share:.3g} % are melanomas, {other}"
     return "\n".join(map(printable, [*lines, f"{predictor.worth}{held}", RESEARCH_ONLY]))
 
 

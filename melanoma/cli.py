@@ -79,7 +79,7 @@ def run(
 
 @app.command
 def demo(*, overrides: Overrides = None, name: Name = None, runs: Runs = Path("runs"), json: Json = False) -> None:
-    """Do the whole job on the embedded dataset of drawn lesions, in about two minutes on two cores."""
+    """Do the whole job on the embedded dataset of drawn lesions, in a few minutes on two cores."""
     from melanoma import pipeline
     from melanoma.data.synthetic import VERSION, make_dataset
 
@@ -334,7 +334,7 @@ def predict(
     predictor, answers = answer_pictures(
         pictures, model, details, views=views, precision=precision, out=out, counting=_counting
     )
-    if failed := print_answers(predictor, answers, as_json=json, out=out):
+    if failed := print_answers(predictor, answers, prevalence=prevalence, as_json=json, out=out):
         raise DataError(f"{failed:,} of the pictures could not be read; see above")
 
 

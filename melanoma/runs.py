@@ -186,5 +186,6 @@ def open_run(folder: Path) -> Run:
     """Open a run folder; raises MelanomaError where it is none."""
     run = Run(folder)
     if not run.config.is_file():
-        raise MelanomaError(f"{folder} is not a run: it has no config.toml")
+        reason = "it has no config.toml" if folder.is_dir() else "there is no such folder"
+        raise MelanomaError(f"{folder} is not a run: {reason}")
     return run

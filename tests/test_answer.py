@@ -14,7 +14,7 @@ from PIL import Image
 from melanoma.answer import print_answers
 from melanoma.errors import UsageError
 from melanoma.inference.predict import Predictor
-from melanoma.inference.words import Answer
+from melanoma.inference.words import Answer, Details
 from melanoma.runs import Run
 
 RESEARCH = "Research use only. Not a medical device. Not for diagnosis."
@@ -108,6 +108,20 @@ def test_control_characters_in_a_name_do_not_reach_the_terminal(
     printed = capsys.readouterr().out
     assert "\x1b" not in printed
     assert len(printed.splitlines()) == 6
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"), [(0.02, "where 2 % are melanomas, as --prevalence"), (None, "or for --prevalence")]
+)
+def test_the_share_that_probabilities_hold_for_is_told_and_saved(
+    judged: Run, lesions: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], asked: float | None, said: str
+) -> None:
+    predictor = Predictor(judged.folder)
+    answers = iter(predictor.answer(lesions[0], Details(prevalence=asked), maps=False))
+    print_answers(predictor, answers, prevalence=asked, out=tmp_path / "out.jsonl")
+    assert said in capsys.readouterr().out
+    (row,) = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    assert row["prevalence"] == (asked or predictor.answers["prevalence"])
 
 
 def test_what_is_read_is_never_replaced(judged: Run, lesions: list[Path], tmp_path: Path) -> None:

@@ -127,7 +127,8 @@ def read_bundle(path: Path) -> Bundle:
     folder = path / "model" if (path / "model" / SUMS).is_file() else path
     sums = folder / SUMS
     if not sums.is_file():
-        raise ModelError(f"{path} is neither a bundle nor a run with one: it has no {SUMS}")
+        reason = f"it has no {SUMS}" if path.is_dir() else "there is no such folder"
+        raise ModelError(f"{path} is neither a bundle nor a run with one: {reason}")
     known = listed_hashes(sums)
     for name, digest in known.items():
         if Path(name).name != name or not (folder / name).is_file() or sha256(folder / name) != digest:

@@ -226,8 +226,10 @@ def _rows(path: Path) -> list[dict[str, str]]:
         first = text.split("\n", 1)[0]
         separator = max(",;\t", key=first.count)
         rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read as a table: {error}") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is not a CSV in UTF-8; save it as one") from error
     if not rows:
         raise DataError(f"{path} has no rows: give a header and a row for each picture")
     return rows

@@ -61,8 +61,11 @@ def counting(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     last = (0, 0)
 
     def pace() -> float:
-        done, start = first if first and last[0] > first[0] else (0, begun)
-        return (last[0] - done) / max(time.monotonic() - start, 1e-9)
+        # what was done before is not counted, but where all came at its end the whole time is
+        now = time.monotonic()
+        counted = first and last[0] > first[0] and now - first[1] > (now - begun) / 2
+        done, start = first if first and counted else (0, begun)
+        return (last[0] - done) / max(now - start, 1e-9)
 
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task(what, total=None, rate="")
