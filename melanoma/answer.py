@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # to answer needs none of what draws
 
 COLUMNS = [
     "name", "status", "probability", "prevalence", "score", "label", "words", "reasons", "remarks", "error",
-    "width", "height", "model", "model_sha256", "model_auc", "use",
+    "width", "height", "model", "model_sha256", "model_auc", "model_limits", "use",
 ]  # fmt: skip
 Counting = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
 NAME_WIDTH = 36
@@ -31,7 +31,7 @@ NAME_WIDTH = 36
 
 def answer_pictures(
     places: Sequence[str],
-    model: Path | str,
+    model: Path | str | None = None,
     details: Details | None = None,
     *,
     views: int | None = None,
@@ -103,7 +103,16 @@ def summary(predictor: Predictor, counts: Mapping[str, int], remarks: Sequence[s
     share = prevalence or predictor.answers["prevalence"]
     other = "as --prevalence says" if prevalence else "or for --prevalence"
     held = "" if share is None else f"; probabilities hold where {100 * share:.3g} % are melanomas, {other}"
-    return "\n".join(map(printable, [*lines, f"{predictor.worth}{held}", RESEARCH_ONLY]))
+    return "\n".join([*map(printable, [*lines, f"{predictor.worth}{held}"]), limits_of(predictor), RESEARCH_ONLY])
+
+
+def limits_of(predictor: Predictor) -> str:
+    """Say where the model's answers hold, in lines of at most 100 characters."""
+    return textwrap.fill(printable(_limits(predictor)), 100)
+
+
+def _limits(predictor: Predictor) -> str:
+    return f"limits: {' '.join(predictor.source['model_limits'])}"
 
 
 def _writer(path: Path, stack: ExitStack) -> Callable[[dict[str, Any]], object]:
@@ -117,11 +126,12 @@ def _writer(path: Path, stack: ExitStack) -> Callable[[dict[str, Any]], object]:
 
 
 def explain_picture(
-    place: str, model: Path | str, out: Path, details: Details | None = None, views: int | None = None
-) -> "Explanation":
+    place: str, model: Path | str | None, out: Path, details: Details | None = None, views: int | None = None
+) -> tuple[Predictor, "Explanation"]:
     """Draw where the network looked: a PNG at `out`, and beside it the map as an array, `.npy`.
 
-    Raises DataError where the picture cannot be read, UsageError where `place` is more than one.
+    The predictor comes along, as it knows the model. Raises DataError where the picture cannot be read, UsageError
+    where `place` is more than one.
     """
     from melanoma.inference.explain import explain, sheet
 
@@ -133,10 +143,10 @@ def explain_picture(
     _keep_inputs([items[0].place], [out, out.with_suffix(".npy")])
     predictor = Predictor(model, views=views, few=True)
     explanation = explain(predictor, items[0].read(), items[0].details, items[0].name)
-    write_bytes(out, sheet(explanation, items[0].name, f"{predictor.worth}. {RESEARCH_ONLY}"))
+    write_bytes(out, sheet(explanation, items[0].name, f"{predictor.worth}. {_limits(predictor)} {RESEARCH_ONLY}"))
     with replacing(out.with_suffix(".npy")) as aside:
         np.save(aside, np.asarray(explanation.answer.activation_map))
-    return explanation
+    return predictor, explanation
 
 
 def _counted(predictor: Predictor, items: list[Item], counting: Counting | None) -> Iterator[Answer]:

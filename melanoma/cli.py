@@ -36,7 +36,7 @@ Data = Annotated[Path, Parameter(help="Folder with train.csv, perhaps test.csv, 
 RunFolder = Annotated[Path, Parameter(help="A run's folder, as printed when it began.")]
 Judged = Annotated[Path, Parameter(help="A run's folder, or a CSV with image_name, patient_id, target, probability.")]
 Recipe = Annotated[
-    str | None, Parameter(help="A recipe's name, or a TOML file. Default: gpu where there is one, else cpu.")
+    str | None, Parameter(help="A recipe's name or TOML file. Default: gpu where there is one, else cpu.")
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -44,7 +44,9 @@ Overrides = Annotated[
 ]
 Name = Annotated[str | None, Parameter(help="The run's name. Default: recipe and UTC time.")]
 Runs = Annotated[Path, Parameter(help="Folder in which runs and the image cache are kept.")]
-Model = Annotated[str, Parameter(help="A bundle's or a run's folder, or hf://owner/name@revision.")]
+Model = Annotated[
+    str | None, Parameter(help="A bundle or run, or hf://owner/name@revision. Default: the package's own.")
+]
 Age = Annotated[float | None, Parameter(help="The patient's age, years.")]
 Sex = Annotated[Literal["female", "male"] | None, Parameter(help="The patient's sex.")]
 Site = Annotated[str | None, Parameter(help="The anatomical site, in the words of the training table, such as torso.")]
@@ -155,16 +157,16 @@ def prepare(
     """Decode and filter every image once, into the cache that runs with the same image settings reuse."""
     from melanoma.config import load_settings
     from melanoma.data.records import read_dataset, take
-    from melanoma.prepare import prepare_images
+    from melanoma.prepare import prepare_images, prepare_larger
     from melanoma.runs import CACHE
     from melanoma.training.progress import counting
 
     settings = load_settings(recipe, overrides or ())
     dataset = read_dataset(data)
     table = take(dataset.train, settings.data.limit, settings.seed)
-    for cache in prepare_images(dataset, table, settings.images, runs / CACHE, counting):
-        if cache is not None:
-            print(cache.folder)
+    caches = prepare_images(dataset, table, settings.images, runs / CACHE, counting)
+    larger = prepare_larger(dataset, table, settings, runs / CACHE, counting)
+    print("\n".join(str(cache.folder) for cache in (*caches, larger) if cache is not None))
 
 
 @app.command
@@ -209,7 +211,8 @@ def export(
 ) -> None:
     """Write trained networks as a bundle that answers without a deep-learning framework, and judge it.
 
-    It is proven equal to the trained networks, and holds all that was learned of held-out images.
+    It is proven equal to the trained networks, and holds all that was learned of held-out images. Of several runs their
+    mean is judged, by the first one's evaluate settings; its report is written beside the bundle, into FOLDER-report.
     """
     from melanoma import pipeline
     from melanoma.inference.bundle import check_place
@@ -256,13 +259,13 @@ def evaluate(
         raise UsageError(
             f"--set {other[0]}: a run that is trained can only be judged otherwise, by evaluate.* settings"
         )
-    from melanoma import pipeline
+    from melanoma import bundling, pipeline
 
     opened = _open(run)
     with opened.held():
         settings = opened.settings(overrides or ())
         prepared = pipeline.reopen(opened, settings)
-        pipeline.export(opened, settings, prepared)
+        bundling.export(opened, settings, prepared)
         pipeline.score_run(opened, settings, prepared)
         pipeline.evaluate(opened, settings, prepared)
         pipeline.seal(opened, settings, prepared)
@@ -310,7 +313,7 @@ def predict(
     ],
     /,
     *,
-    model: Model,
+    model: Model = None,
     age: Age = None,
     sex: Sex = None,
     site: Site = None,
@@ -343,7 +346,7 @@ def explain(
     picture: Annotated[str, Parameter(help="One picture.")],
     /,
     *,
-    model: Model,
+    model: Model = None,
     out: Annotated[Path, Parameter(help="The PNG to write; the map as an array goes beside it, as .npy.")] = Path(
         "explanation.png"
     ),
@@ -354,21 +357,21 @@ def explain(
     views: Views = None,
 ) -> None:
     """Draw where the network looked: the picture, what the network saw of it, and the map over that."""
-    from melanoma.answer import explain_picture
+    from melanoma.answer import explain_picture, limits_of
     from melanoma.inference.words import Details
 
-    explained = explain_picture(picture, model, out, Details(age, sex, site, prevalence), views)
+    predictor, explained = explain_picture(picture, model, out, Details(age, sex, site, prevalence), views)
     print(explained.answer.words)
     for remark in explained.answer.remarks:
         print(f"note: {remark}")
     print(out)
-    print(RESEARCH_ONLY)
+    print("\n".join([printable(predictor.worth), limits_of(predictor), RESEARCH_ONLY]))
 
 
 @app.command
 def serve(
     *,
-    model: Model,
+    model: Model = None,
     host: Annotated[str, Parameter(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, Parameter(help="Port to listen on.")] = 8000,
     views: Views = None,
@@ -391,11 +394,12 @@ def download(
     *,
     collection: Annotated[int, Parameter(help="ISIC Archive: the collection; 70 is the 2020 challenge.")] = 70,
     limit: Annotated[int, Parameter(help="ISIC Archive: images to fetch; 0 for all.")] = 0,
+    names: Annotated[Path | None, Parameter(help="ISIC Archive: instead, a CSV whose image_name lists images.")] = None,
 ) -> None:
     """Fetch a dataset with its owner's own tool, after showing its licence; an interrupted download goes on."""
     from melanoma.data.download import download as fetch
 
-    print(fetch(source, folder, collection, limit))
+    print(fetch(source, folder, collection, limit, names))
 
 
 @app.command

@@ -1,15 +1,12 @@
 """More than one run: which ranks better, with paired intervals; and one submission from several, blended."""
 
-import shutil
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from melanoma import RESEARCH_ONLY
 from melanoma.errors import DataError, MelanomaError, UsageError, listed
 from melanoma.evaluation import metrics
 from melanoma.evaluation.answers import SENSITIVITIES
@@ -29,12 +26,10 @@ from melanoma.evaluation.intervals import (
     share_interval,
 )
 from melanoma.evaluation.recalibration import parts_by_patient
-from melanoma.files import folder_aside, read_json, write_json
-from melanoma.inference.assess import Gate
-from melanoma.inference.bundle import Bundle, check_place, write_bundle
+from melanoma.files import write_json
 from melanoma.inference.submission import write_submission
-from melanoma.judge import judge_file, read_predictions, told, write_table
-from melanoma.runs import Run, open_run
+from melanoma.judge import read_predictions
+from melanoma.runs import open_run
 
 SCHEMA_VERSION = 1
 MINIMUM_SENSITIVITY = 0.8
@@ -48,7 +43,7 @@ def compare_runs(first: Path, second: Path, *, samples: int = 1000, seed: int = 
     the paired interval of its difference, first minus second, by a bootstrap over patients; the AUC also with DeLong's
     test, which takes images for independent. Raises DataError where the two are not of one dataset.
     """
-    names = _names([first, second])
+    names = names_of([first, second])
     rows, remarks = common_rows([_predictions(path) for path in (first, second)], names)
     target, patient = rows["target"].to_numpy(np.int64), rows["patient_id"].to_numpy()
     one, other = (rows[name].to_numpy(np.float64) for name in names)
@@ -134,7 +129,7 @@ def blend_runs(folders: Sequence[Path], out: Path, *, seed: int = 0) -> dict[str
     """
     if len(folders) < 2:
         raise UsageError("blending takes two runs or more")
-    names = _names(folders)
+    names = names_of(folders)
     rows, remarks = common_rows([_predictions(folder) for folder in folders], names)
     target, scores = rows["target"].to_numpy(np.int64), rows[names].to_numpy(np.float64).T
     candidates = choose_blend(target, scores, names)
@@ -159,79 +154,6 @@ def blend_runs(folders: Sequence[Path], out: Path, *, seed: int = 0) -> dict[str
     }
     write_json(out.with_suffix(".json"), found)
     return found
-
-
-LIMIT_OF_A_MEAN = (
-    "The figures are of the mean over runs, in each of which one network judged patients that it was not trained on; "
-    "where a run has several networks they answer together, which was not measured and is rarely worse."
-)
-
-
-# ---- one bundle from several runs ------------------------------------------------------------------------------------
-
-
-def check_bundling(runs: Sequence[Run], folder: Path) -> None:
-    """Raise UsageError or DataError where the runs cannot become one bundle in `folder`: before any work is done."""
-    check_place(folder)
-    report = folder.with_name(f"{folder.name}-report")
-    if report.exists() and not (report / "predictions.csv").is_file() and any(report.iterdir()):
-        raise UsageError(f"{report}, where the report goes, is there already; give another folder")
-    names = _names([run.folder for run in runs])
-    if len({read_json(run.data)["folder"] for run in runs}) > 1:
-        raise DataError(f"{listed(names)} are not of one dataset folder, so their mean cannot be judged")
-    if len({run.settings().images.crop for run in runs}) > 1:
-        raise DataError(
-            f"{listed(names)} cut pictures differently (images.crop), so their maps cannot be laid together"
-        )
-
-
-def bundle_runs(runs: Sequence[Run], bundles: Sequence[Bundle], folder: Path) -> Bundle:
-    """Write the bundles of several runs as one, judged anew: each run's probability counts alike.
-
-    Calibration, thresholds and figures are of the mean, on the images that every run has held out; the report is
-    written beside `folder`. Raises as `check_bundling` does.
-    """
-    check_bundling(runs, folder)
-    names = _names([run.folder for run in runs])
-    rows, remarks = common_rows([_predictions(run.folder) for run in runs], names)
-    settings, data = runs[0].settings(), read_json(runs[0].data)["folder"]
-    report = folder.with_name(f"{folder.name}-report")
-    predictions = report / "predictions.csv"
-    mean = rows[["image_name", "patient_id"]].assign(probability=rows[names].mean(axis=1))
-    write_table(predictions, mean)
-    judged = judge_file(predictions, Path(data), report, settings, command=f"melanoma export {' '.join(names)}")
-    facts = told(read_json(judged.metrics), read_json(judged.calibration), settings)
-    facts["figures"]["limits"] = [LIMIT_OF_A_MEAN, *facts["figures"]["limits"][1:]]
-    gate, gate_facts = _gate_of(bundles)
-    description: dict[str, Any] = {**bundles[0].description, **facts, "name": folder.name, "gate": gate_facts}
-    description |= {"runs": [], "networks": []}
-    files: list[Path] = []
-    with folder_aside(folder) as aside:
-        for place, (name, bundle) in enumerate(zip(names, bundles, strict=True)):
-            description["runs"] += [{**run, "name": name} for run in bundle.description["runs"]]
-            for network in bundle.description["networks"]:
-                renamed = {**network, "file": f"run-{place}-{network['file']}", "run": place}
-                renamed.pop("int8", None)
-                shutil.copyfile(bundle.folder / network["file"], aside / renamed["file"])
-                files.append(aside / renamed["file"])
-                description["networks"].append(renamed)
-        cards = [run.card.read_text(encoding="utf-8") for run in runs]
-        head = f"# {folder.name}: {len(runs)} runs, {len(files)} networks\n\n{RESEARCH_ONLY}\n\n" + "".join(
-            f"- {remark}\n" for remark in [*remarks, *description["figures"]["limits"]]
-        )
-        return write_bundle(folder, files, description, "\n".join([head, *cards]), gate)
-
-
-def _gate_of(bundles: Sequence[Bundle]) -> tuple[Gate | None, dict[str, Any]]:
-    """Let the first bundle's gate know the features of all networks; no gate where a run has none."""
-    gates = [bundle.gate for bundle in bundles]
-    known = [gate for gate in gates if gate is not None]
-    if len(known) < len(gates):
-        return None, {"reason": "not every run has one"}
-    likeness = tuple(likeness for gate in known for likeness in gate.likeness)
-    shares = [bundle.description["gate"]["kept"] for bundle in bundles]
-    told = {"images": None, "kept": min(shares), "reason": "the least of what each run's own gate keeps"}
-    return replace(known[0], likeness=likeness), told
 
 
 def blend_summary(found: dict[str, Any]) -> str:
@@ -284,7 +206,7 @@ def _told(candidate: Candidate, names: Sequence[str]) -> dict[str, Any]:
     return {"name": candidate.name, "blend": candidate.blend, "runs": members, "auc": candidate.auc}
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
+def names_of(paths: Sequence[Path]) -> list[str]:
     """Name runs by their folders; by their whole paths where two folders are named alike."""
     if len({path.resolve() for path in paths}) < len(paths):
         raise UsageError(f"one run is named twice among {listed([str(path) for path in paths])}; give different ones")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from melanoma.errors import UsageError
 
@@ -28,6 +28,7 @@ class DataSettings(Section):
     """Which rows of the table are used."""
 
     licence: str = Field("", max_length=200, description="of the images, for the bundle's card, such as CC BY-NC 4.0")
+    attribution: str = Field("", max_length=500, description="who made the images, for the bundle's card")
     limit: int = Field(0, ge=0, description="training images to take, patients whole; 0 takes all")
     duplicates: Literal["drop", "keep"] = Field(
         "drop", description="drop: of images that are one picture the first is kept; keep: all, always in one fold"
@@ -79,8 +80,20 @@ class ModelSettings(Section):
 
     backbone: str = Field("InceptionResNetV2", description="a name of melanoma.models.backbones.BACKBONES")
     weights: str = Field("imagenet", description="imagenet, none, or the path of a .weights.h5 file without top")
+    frozen_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the backbone's layers, from the image on, that keep the weights they have",
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="share of features dropped before the last layer")
     metadata: bool = Field(False, description="a second tower that sees age, sex and site")
+    hidden_share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of training images whose age, sex and site are hidden, so that it can do without",
+    )
 
 
 class LossSettings(Section):
@@ -90,6 +103,9 @@ class LossSettings(Section):
     gamma: float = Field(2.0, ge=0, le=10, description="focal: how much easy examples are played down")
     alpha: float = Field(0.25, gt=0, lt=1, description="focal: weight of melanomas; benign images get 1 - alpha")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="cross_entropy: targets become this far from 0 and 1")
+    diagnosis_share: float = Field(
+        0.0, ge=0, le=10, description="weight of a second task while training: to name the diagnosis, where it is known"
+    )
 
 
 class AugmentSettings(Section):
@@ -98,8 +114,15 @@ class AugmentSettings(Section):
     flip: bool = Field(True, description="mirror left-right and up-down")
     turn_degrees: float = Field(180.0, ge=0, le=180, description="turn by up to this angle either way")
     zoom: float = Field(0.1, ge=0, lt=0.9, description="zoom by up to this share in or out")
+    stretch: float = Field(
+        0.0, ge=0, lt=0.9, description="make one side longer and the other shorter, each by up to this share"
+    )
+    shift: float = Field(0.0, ge=0, lt=0.5, description="move by up to this share of the side either way")
     brightness: float = Field(0.0, ge=0, lt=1, description="shift brightness by up to this share of 255")
     contrast: float = Field(0.0, ge=0, lt=1, description="change contrast by up to this share")
+    colour: float = Field(
+        0.0, ge=0, lt=1, description="make each channel stronger or weaker by up to this share, as another light does"
+    )
 
 
 class TrainSettings(Section):
@@ -107,6 +130,16 @@ class TrainSettings(Section):
 
     epochs: int = Field(100, ge=1, le=10_000, description="most passes over the training rows")
     batch_size: int = Field(32, ge=1, le=4096, description="images a step")
+    drawn_from_px: int = Field(
+        0,
+        ge=0,
+        le=2048,
+        description="side of the images that training images are drawn from, turned and zoomed; larger than they are, "
+        "but not more than twice, it keeps them sharp; 0: images.size_px",
+    )
+    sizes_px: tuple[Annotated[int, Field(ge=32, le=2048)], ...] = Field(
+        (), description="sides that images are trained at, an equal share of the epochs each; empty: images.size_px"
+    )
     learning_rate: float = Field(1e-4, gt=0, le=1, description="Adam's learning rate at its highest")
     schedule: Literal["inverse_time", "cosine", "constant"] = Field(
         "cosine",
@@ -115,8 +148,14 @@ class TrainSettings(Section):
     )
     warmup_epochs: float = Field(0.5, ge=0, description="cosine: epochs in which the rate rises from 0")
     weight_decay: float = Field(0.0, ge=0, lt=1, description="decoupled weight decay a step, times the learning rate")
-    monitor: Literal["val_auc", "val_accuracy", "val_loss"] = Field(
-        "val_auc", description="what early stopping watches and which epoch's weights are kept"
+    monitor: Literal["val_auc", "val_accuracy", "val_loss", "none"] = Field(
+        "val_auc", description="what early stopping watches and which epoch's weights are kept; none: the last one's"
+    )
+    averaging: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share that a moving average of the weights keeps at a step; above 0 it is what is judged and kept",
     )
     patience: int = Field(10, ge=1, description="epochs without a better value before training stops")
     precision: Literal["auto", "float32", "mixed_bfloat16"] = Field(
@@ -135,6 +174,12 @@ class EvaluateSettings(Section):
         "auto",
         description="of scoring; auto: bfloat16 where the processor multiplies it faster, else float32; int8 is faster "
         "still, and what it loses on held-out images stands in the bundle's model.json",
+    )
+    storage: Literal["float32", "float16", "int8"] = Field(
+        "float32",
+        description="how a bundle keeps its weights: float16 takes half of the room, int8, with small kernels in "
+        "float16, a little over a quarter; they are computed with in float32 all the same, and what that loses on "
+        "held-out images stands in the bundle's model.json",
     )
     views: Literal[1, 8] = Field(1, description="test-time augmentation: 8 averages over all quarter turns and mirrors")
     calibration: Literal["auto", "temperature", "isotonic", "none"] = Field(
@@ -163,6 +208,46 @@ class Settings(Section):
     augment: AugmentSettings = AugmentSettings()
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+
+    @property
+    def sides_px(self) -> tuple[int, ...]:
+        """The sides that the network is trained at, in their order, pixels."""
+        return self.train.sizes_px or (self.images.size_px,)
+
+    @property
+    def largest_px(self) -> int:
+        """The side of the images that training images are drawn from, pixels."""
+        return self.train.drawn_from_px or self.images.size_px
+
+    @property
+    def any_size(self) -> bool:
+        """Whether the network also sees images of another side than it answers for."""
+        return {*self.sides_px, self.largest_px} != {self.images.size_px}
+
+    @model_validator(mode="after")
+    def _together(self) -> "Settings":
+        """Refuse what each setting allows and two together do not."""
+        train, model, source = self.train, self.model, self.largest_px
+        sides = (*self.sides_px, self.images.size_px)
+        if max(sides) > source:
+            raise ValueError(
+                f"{max(sides)} px cannot be drawn from images of {source} px: raise train.drawn_from_px, or lower "
+                "images.size_px or train.sizes_px"
+            )
+        if source > 2 * min(sides):
+            raise ValueError(
+                f"{min(sides)} px drawn from images of {source} px would be grainy: train.drawn_from_px may be at most "
+                "twice what is drawn"
+            )
+        if source != self.images.size_px and {"no_noise", "eroded"} & set(self.images.filters):
+            raise ValueError("no_noise and eroded count in pixels, so train.drawn_from_px must be left at 0")
+        if len(train.sizes_px) > train.epochs:
+            raise ValueError(f"train.sizes_px has {len(train.sizes_px)} sides for train.epochs = {train.epochs}")
+        if model.hidden_share and not model.metadata:
+            raise ValueError("model.hidden_share hides age, sex and site, which model.metadata = false does without")
+        if model.frozen_share and model.weights == "none":
+            raise ValueError("model.frozen_share would keep random weights: give model.weights")
+        return self
 
 
 def recipe_path(recipe: str) -> Path:
@@ -242,6 +327,8 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 
 def _sentence(fault: dict[str, Any]) -> str:
+    if not fault["loc"]:  # of several settings together, and says which
+        return str(fault["ctx"]["error"])
     name = ".".join(str(part) for part in fault["loc"])
     if fault["type"] != "extra_forbidden":
         return f"setting {name} = {fault.get('input')!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"

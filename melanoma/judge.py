@@ -1,45 +1,38 @@
-"""Held-out predictions to evidence: calibrated answers, controls beside them, figures, one page, a model card.
+"""Held-out predictions to evidence: calibrated answers, controls beside them, figures, one page.
 
-Of a run, with its pictures and its networks; or of anybody's predictions, with the table that they belong to.
+Anybody's predictions will do, with the table that they belong to; `melanoma.judge_run` adds networks and pictures.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from melanoma.config import Settings
 from melanoma.data.duplicates import dropped, groups_of
-from melanoma.data.encode import Encoder
-from melanoma.data.facts import Facts, colours, control_facts
+from melanoma.data.facts import Facts, control_facts
 from melanoma.data.folds import make_folds
 from melanoma.data.records import read_dataset, read_sizes, read_text
 from melanoma.errors import DataError, listed
 from melanoma.evaluation import evidence
 from melanoma.evaluation.answers import Answers, learn_answers
-from melanoma.evaluation.context import Context, cross_fitted_context, fit_context
+from melanoma.evaluation.context import cross_fitted_context, fit_context
 from melanoma.evaluation.control import Control, control_probabilities
 from melanoma.evaluation.intervals import auc_interval, figure
 from melanoma.evaluation.metrics import auc
-from melanoma.files import read_json, replacing, sha256, write_json, write_text
-from melanoma.inference.bundle import Bundle, read_bundle
-from melanoma.inference.engine import Choice, Engine, choose
-from melanoma.inference.explain import logit, overlaid
-from melanoma.inference.robustness import CHANGES, changed_scores
-from melanoma.prepare import Prepared
+from melanoma.files import replacing, sha256, write_json, write_text
 from melanoma.report import page
 from melanoma.report.card import model_card
 from melanoma.report.checklists import CHECKLISTS, checklist, facts_of
 from melanoma.report.figures import mistakes_figure, save
 from melanoma.runs import Run
 
+PREDICTION_COLUMNS = ["image_name", "patient_id", "fold", "target", "probability", "answer"]
 CONTROL_FOLDS = 5
-MOST_CHANGED = 400  # lesions that are turned, mirrored, brightened
-MOST_PASSES = 16_000  # through the network, for all their changes and views
+MOST_NAMED = 4  # groups that did worse, in the limits that go with every answer
 OPERATING_POINT = 0.9  # sensitivity that labels aim at
 LIMITS_OF_A_BUNDLE = [
     "The figures are of single networks on images of patients that they were not trained on; several networks of one "
@@ -49,7 +42,6 @@ LIMITS_OF_A_BUNDLE = [
     "It knows photographs taken through a dermatoscope, and no clinical photographs, nails, mouths or eyes.",
     "A probability holds for the share of melanomas that it is given for; the operating point and refer do not shift.",
 ]
-ANSWER_COLUMNS = ["calibrated", "said", "with_context"]
 FROM_THE_TABLE = ["site", "sex", "age_years", "source"]
 
 
@@ -107,150 +99,16 @@ def _with_context(rows: pd.DataFrame, answers: Answers, settings: Settings) -> t
     return {"auc": figure(auc(target, scores), interval), "weights": learned.to_json()}, scores
 
 
-# ---- a run -----------------------------------------------------------------------------------------------------------
+# ---- what a bundle tells of itself -----------------------------------------------------------------------------------
 
 
-def judge_run(run: Run, settings: Settings, prepared: Prepared) -> None:
-    """Write a run's calibration.json, metrics.json, figures, report and model card from its predictions.
+def told(
+    metrics: Mapping[str, Any], calibration: Mapping[str, Any], threshold: float, sides_px: Iterable[int]
+) -> dict[str, Any]:
+    """Pick what a bundle tells of itself: its `answers` and its out-of-fold `figures`, ready for JSON.
 
-    predictions.csv and test_predictions.csv get the calibrated probability, the conformal answer, and where
-    evaluate.context asks for it the probability with context, of each row.
+    threshold: of the label, where no operating point could be found. sides_px: of the pictures that its networks see.
     """
-    # ---- what is known without a look at a lesion, on the run's own folds ----------------------------------------
-    table = prepared.table.assign(fold=prepared.fold, group=prepared.group)[prepared.kept]
-    rows = prepared.cache.rows_of(table["image_name"])
-    files = prepared.cache.index.iloc[rows]
-    facts = control_facts(table, files, colours(prepared.cache.thumbnails)[rows])
-
-    # ---- answers, and every figure of metrics.json ---------------------------------------------------------------
-    predictions = read_predictions(run.predictions)
-    group = pd.Series(prepared.group, index=prepared.table["image_name"])
-    predictions["group"] = group[predictions["image_name"]].to_numpy()
-    judged = judge(predictions, table, facts, settings, files)
-    choice = choose(settings.evaluate.engine, settings.evaluate.precision)
-    networks = _Networks(read_bundle(run.bundle), choice, settings, prepared)
-    judged.metrics["robustness"] = _robustness(networks, judged)
-    extras = []
-    if run.held_out_predictions.exists():
-        everything = read_predictions(run.held_out_predictions)
-        area = auc(everything["target"], everything["probability"])
-        judged.metrics["all_rows_of_held_out_patients"] = {"images": len(everything), "auc": area}
-        shown = "n/a (one class only)" if area is None else f"AUC {area:.3f}"
-        extras.append((f"All {len(everything):,} images of the held-out patients, without balance", shown))
-    _write_answers(run, judged)
-
-    # ---- the page ------------------------------------------------------------------------------------------------
-    histories = {
-        fold: run.history(fold) for fold in sorted(set(judged.predictions["fold"])) if run.history(fold).exists()
-    }
-    mistakes = evidence.worst_mistakes(judged.predictions)
-    pictures = [prepared.cache.images[row] for row in prepared.cache.rows_of(mistakes["image_name"])]
-    maps, middle = _maps(networks, mistakes), logit(judged.metrics["subgroup_threshold"] or 0.5)
-    made_with = read_json(run.environment)
-    environment = {name: str(fact) for name, fact in made_with.items() if name not in ("command", "versions")}
-    _write_page(
-        run,
-        judged,
-        page.Report(
-            name=run.name,
-            metrics=judged.metrics,
-            exhibits=page.exhibits(
-                judged.predictions,
-                judged.controls,
-                judged.metrics,
-                table=table,
-                histories=histories,
-                monitor=settings.train.monitor,
-            ),
-            mistakes=mistakes,
-            mistake_images=pictures,
-            mistake_maps=[overlaid(image, one, middle) for image, one in zip(pictures, maps, strict=True)],
-            settings=settings,
-            command=made_with["command"],
-            extras=extras,
-            remarks=prepared.remarks,
-            hashes=prepared.hashes,
-            environment=environment | made_with["versions"],
-        ),
-        _data_facts(prepared.table, table, prepared),
-    )
-
-
-def _robustness(networks: "_Networks", judged: Judged) -> dict[str, Any] | None:
-    """Turn, mirror and brighten some held-out lesions, and see whose answer changes."""
-    evaluating, seed = networks.settings.evaluate, networks.settings.seed
-    threshold, views = judged.metrics["subgroup_threshold"], evaluating.views
-    count = min(MOST_CHANGED, MOST_PASSES // ((len(CHANGES) + 1) * views), len(judged.predictions))
-    if threshold is None or not count:
-        return None
-    rows = judged.predictions.sample(count, random_state=seed).sort_values(["fold", "image_name"])
-    found = [changed_scores(*networks.asked(fold, some), views=views) for fold, some in rows.groupby("fold")]
-    joined = {name: np.concatenate([scores[name] for scores in found]) for name in found[0]}
-    before = joined.pop("")
-    return {"views": views, **evidence.robustness(before, joined, threshold, rows["patient_id"].to_numpy())}
-
-
-def _maps(networks: "_Networks", mistakes: pd.DataFrame) -> list[NDArray[np.float32]]:
-    """Let each lesion's own network say which places spoke for melanoma and which against."""
-    maps: dict[str, NDArray[np.float32]] = {}
-    for fold, some in mistakes.groupby("fold"):
-        engine, images, metadata = networks.asked(fold, some)
-        maps |= dict(zip(some["image_name"], engine.answer(images, metadata).activation_map, strict=True))
-    return [maps[name] for name in mistakes["image_name"]]
-
-
-@dataclass(frozen=True)
-class _Networks:
-    """A run's exported networks, and the images that each of them has not seen."""
-
-    bundle: Bundle
-    choice: Choice
-    settings: Settings
-    prepared: Prepared
-
-    def asked(self, fold: Any, rows: pd.DataFrame) -> tuple[Engine, NDArray[np.uint8], NDArray[np.float32] | None]:
-        """Load a fold's network, and the images and metadata of some of its held-out rows."""
-        numbers = [network["fold"] for network in self.bundle.description["networks"]]
-        place = numbers.index(int(fold))
-        engine = Engine(self.bundle.networks_in(self.choice.precision)[place], self.choice)
-        images = np.asarray(self.prepared.cache.images[self.prepared.cache.rows_of(rows["image_name"])])
-        if not self.settings.model.metadata:
-            return engine, images, None
-        known = self.prepared.table.set_index("image_name").loc[rows["image_name"]].reset_index()
-        encoder = Encoder.from_json(self.bundle.description["networks"][place]["encoder"])
-        return engine, images, encoder.features(known)
-
-
-def _write_answers(run: Run, judged: Judged) -> None:
-    """Write what turns probabilities into answers, and the answers themselves beside the probabilities."""
-    context = _write_calibration(run, judged)
-    plain = read_predictions(run.predictions).drop(columns=ANSWER_COLUMNS, errors="ignore")
-    answered = {name: judged.predictions[name].to_numpy() for name in ANSWER_COLUMNS if name in judged.predictions}
-    answered["calibrated"] = judged.answers.moved(answered["calibrated"])
-    write_table(run.predictions, plain.assign(**answered))
-    if run.test_predictions.exists():
-        test = read_predictions(run.test_predictions).drop(columns=ANSWER_COLUMNS, errors="ignore")
-        test = test.assign(**_new_answers(judged.answers, test["probability"].to_numpy()))
-        if context:
-            test["with_context"] = Context.from_json(context).apply(test["probability"], test["patient_id"])
-        write_table(run.test_predictions, test)
-
-
-def _write_calibration(run: Run, judged: Judged) -> dict[str, float] | None:
-    """Write calibration.json; return the weights of a patient's other images, where there are any."""
-    points = {str(point["wanted_sensitivity"]): point["threshold"] for point in judged.metrics["operating_points"]}
-    context: dict[str, float] | None = judged.metrics.get("with_context", {}).get("weights")
-    write_json(run.calibration, {**judged.answers.to_json(), "thresholds": points, "context": context})
-    return context
-
-
-def _new_answers(answers: Answers, probability: NDArray[np.float64]) -> dict[str, Any]:
-    said = answers.conformal.answer(probability) if answers.conformal else np.full(len(probability), "refer")
-    return {"calibrated": answers.of_new(probability), "said": said}
-
-
-def told(metrics: Mapping[str, Any], calibration: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
-    """Pick what a bundle tells of itself: its `answers` and its out-of-fold `figures`, ready for JSON."""
     points = [
         point
         for point in metrics["operating_points"]
@@ -261,7 +119,7 @@ def told(metrics: Mapping[str, Any], calibration: Mapping[str, Any], settings: S
     learned = ("calibrator", "conformal", "prevalence", "prevalence_of_the_data", "context")
     answers = {
         **{name: calibration[name] for name in learned},
-        "threshold": wanted["threshold"] if wanted else settings.evaluate.threshold,
+        "threshold": wanted["threshold"] if wanted else threshold,
         "operating_point": OPERATING_POINT if wanted else None,
         "operating_points": points,
     }
@@ -269,8 +127,37 @@ def told(metrics: Mapping[str, Any], calibration: Mapping[str, Any], settings: S
     known = [one for one in metrics["controls"] if one["auc"]["value"] is not None]
     strongest = max(known, key=lambda one: one["auc"]["value"], default=None)
     control = strongest and {name: strongest[name] for name in ("name", "auc", "difference")}
-    figures = {**{name: metrics[name] for name in kept}, "strongest_control": control, "limits": LIMITS_OF_A_BUNDLE}
+    figures = {**{name: metrics[name] for name in kept}, "strongest_control": control}
+    figures["limits"] = [*LIMITS_OF_A_BUNDLE, *_limits(metrics, sides_px)]
     return {"answers": answers, "figures": figures}
+
+
+def _limits(metrics: Mapping[str, Any], sides_px: Iterable[int]) -> list[str]:
+    """Say what a network cannot see, on whom it was hardly tried, and on whom it did clearly worse."""
+    sides = " or ".join(f"{side} x {side}" for side in sorted(set(sides_px)))
+    limits = [f"It sees {sides} pixels of a picture: what only a closer look shows is lost to it."]
+    groups, whole = metrics["subgroups"], metrics["auc"]["value"]
+    few = [f"{group['by']} {group['name']}" for group in groups if group["suppressed"]]
+    if few:
+        limits.append(f"It was not judged on groups with few melanomas or few benign images: {', '.join(few)}.")
+    judged = [group for group in groups if not group["suppressed"] and group["auc"]["high"] is not None]
+    if whole is None:
+        return limits
+    # two names may be of the same images, as a camera's size and its clinic's prefix are
+    worse = {
+        (group["images"], group["auc"]["value"]): group for group in reversed(judged) if group["auc"]["high"] < whole
+    }
+    worst = sorted(worse.values(), key=lambda group: float(group["auc"]["value"]))
+    if worst:
+        told = [f"{group['by']} {group['name']} (AUC {_interval(group['auc'])})" for group in worst[:MOST_NAMED]]
+        left = len(worst) - MOST_NAMED
+        more = f" and {left} more group{'s' * (left > 1)} that its card lists" if left > 0 else ""
+        limits.append(f"It did worse than on the whole on {', '.join(told)}{more}.")
+    return limits
+
+
+def _interval(area: Mapping[str, float]) -> str:
+    return f"{area['value']:.3f}, {area['low']:.3f} to {area['high']:.3f}"
 
 
 # ---- anybody's predictions -------------------------------------------------------------------------------------------
@@ -313,8 +200,8 @@ def judge_file(
     judged.metrics["scope"] = "given"
     mistakes = evidence.worst_mistakes(judged.predictions)
     run = Run(out)
-    _write_calibration(run, judged)
-    _write_page(
+    write_calibration(run, judged)
+    write_page(
         run,
         judged,
         page.Report(
@@ -324,7 +211,6 @@ def judge_file(
             mistakes=mistakes,
             mistake_images=[],
             mistake_maps=[],
-            settings=None,
             command=command,
             remarks=[*dataset.remarks, *remarks],
             hashes={predictions.name: sha256(predictions), dataset.train_file.name: sha256(dataset.train_file)},
@@ -372,9 +258,9 @@ def _numbers(path: Path, text: pd.DataFrame, name: str) -> pd.Series:
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
-def _write_page(run: Run, judged: Judged, report: page.Report, data: Mapping[str, str]) -> None:
+def write_page(run: Run, judged: Judged, report: page.Report, data: Mapping[str, str]) -> None:
     """Write metrics.json, the figures, the model card where there are settings of a model, and the page last."""
-    settings, environment = report.settings or Settings(), report.environment or {}
+    settings, environment = report.settings or [Settings()], report.environment or {}
     facts = facts_of(judged.metrics, settings, data=data, environment={**environment, "command": report.command})
     write_json(run.metrics, judged.metrics)
     for exhibit in report.exhibits:
@@ -389,26 +275,17 @@ def _write_page(run: Run, judged: Judged, report: page.Report, data: Mapping[str
     page.write_report(run.report, report)
 
 
-def _data_facts(table: pd.DataFrame, used: pd.DataFrame, prepared: Prepared) -> dict[str, str]:
-    """Say in words what the data is: what a model card and the checklists ask for."""
-    ages, sites = used["age_years"], used["site"].fillna("not recorded").value_counts()
-    sexes = used["sex"].fillna("not recorded").value_counts()
-    blanks = {name: int(used[name].isna().sum()) for name in ("sex", "age_years", "site")}
-    parts = len(set(used["fold"]) - {-1})
-    quartiles = ages.quantile([0.25, 0.5, 0.75]) if ages.notna().any() else None
-    return {
-        "images": f"{len(used):,}",
-        "patients": f"{used['patient_id'].nunique():,}",
-        "melanomas": f"{int(used['target'].sum()):,}",
-        "sites": ", ".join(f"{name} {count:,}" for name, count in sites.items()),
-        "sexes": ", ".join(f"{name} {count:,}" for name, count in sexes.items()),
-        "ages": "" if quartiles is None else "median {1:g} years, quartiles {0:g} and {2:g}".format(*quartiles),
-        "blanks": ", ".join(f"{name} {count:,}" for name, count in blanks.items()),
-        "duplicates": f"{len(table) - len(used):,} of {len(table):,} images were left out as duplicates or for balance",
-        "source": "",
-        "hashes": ", ".join(f"{name} {digest}" for name, digest in prepared.hashes.items()),
-        "folds": f"{parts} folds, patients and duplicates whole" if parts > 1 else "one split, patients whole",
-    }
+def write_calibration(run: Run, judged: Judged) -> dict[str, float] | None:
+    """Write calibration.json; return the weights of a patient's other images, where there are any."""
+    points = {str(point["wanted_sensitivity"]): point["threshold"] for point in judged.metrics["operating_points"]}
+    context: dict[str, float] | None = judged.metrics.get("with_context", {}).get("weights")
+    write_json(run.calibration, {**judged.answers.to_json(), "thresholds": points, "context": context})
+    return context
+
+
+def answered(rows: pd.DataFrame, threshold: float) -> pd.DataFrame:
+    """Add the answer as 0 or 1 beside the probability."""
+    return rows.assign(answer=(rows["probability"] >= threshold).astype(int))
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

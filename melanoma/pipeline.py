@@ -3,13 +3,11 @@
 What imports a deep-learning framework stands inside the steps that build a network: the others are quick without it.
 """
 
-import os
 import platform
 import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +15,24 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from melanoma import RESEARCH_ONLY
-from melanoma.compare import bundle_runs, check_bundling, noise_in_words, noise_of
+from melanoma.bundling import bundle_runs, check_bundling, encoder_of, export, report_beside
+from melanoma.compare import noise_in_words, noise_of
 from melanoma.config import Settings, load_settings
 from melanoma.data.cache import Cache
 from melanoma.data.encode import Encoder
-from melanoma.errors import MelanomaError, MissingExtraError, ModelError, UsageError
-from melanoma.files import folder_aside, read_json, replacing_folder, sha256, write_json
-from melanoma.inference.bundle import SUMS, Bundle, check_place, code_hash, read_bundle, write_bundle
+from melanoma.errors import MelanomaError, UsageError
+from melanoma.files import read_json, replacing_folder, write_json
+from melanoma.inference.bundle import SUMS, Bundle, check_place, read_bundle, write_bundle
 from melanoma.inference.engine import Engine, choose
 from melanoma.inference.scoring import score
 from melanoma.inference.submission import examine_submission, write_submission
-from melanoma.judge import judge_run, read_predictions, told, write_table
+from melanoma.judge import PREDICTION_COLUMNS, answered, read_predictions, told, write_table
+from melanoma.judge_run import Trained, judge_run
 from melanoma.machine import cores, installed_version
 from melanoma.prepare import Prepared, prepare
 from melanoma.runs import CACHE, Run, create_run, default_name, open_run
 from melanoma.training.gate import Lesions, chosen_lesions, learn_gate
-from melanoma.training.progress import counting, say
-from melanoma.training.quantize import CALIBRATION_IMAGES, measured_loss, quantize_network, remarks_on
-from melanoma.training.state import read_position
-
-COMPARED_IMAGES = 200  # that an exported network is proven equal on
-EXPORT_ALONE = (
-    "import sys; from pathlib import Path; from melanoma import pipeline, runs; "
-    "run = runs.open_run(Path(sys.argv[1])); settings = run.settings(); "
-    "pipeline.export(run, settings, pipeline.reopen(run, settings))"
-)
-PREDICTION_COLUMNS = ["image_name", "patient_id", "fold", "target", "probability", "answer"]
+from melanoma.training.progress import counting, note
 
 
 def run(
@@ -93,6 +82,8 @@ def start(
     build_loss(settings.loss)
     check_weights(settings.model)
     build_backbone(settings.model, settings.images.size_px)  # weights that cannot be had fail now, not after an hour
+    if min(settings.sides_px) < settings.images.size_px:  # and so do images that are too small for the network
+        build_backbone(settings.model, min(settings.sides_px), weights="none")
     command = ["melanoma", "run", str(data), "--recipe", recipe, *(f"--set={override}" for override in overrides)]
     return create_run(
         runs,
@@ -164,86 +155,9 @@ def train(run: Run, settings: Settings, prepared: Prepared) -> None:
     began_on = read_json(run.environment)["backend"]
     if began_on != BACKEND:
         note(f"this run began on {began_on} and goes on with {BACKEND}: its weights will not be bit for bit the same")
-    for fold in range(folds_of(prepared)):
-        training, validation = prepared.training(fold, settings), prepared.held_out(fold)
-        train_fold(run, fold, settings, training=training, validation=validation, cache=prepared.cache)
-
-
-def export(run: Run, settings: Settings, prepared: Prepared) -> Bundle:
-    """Write each fold's network into the run's bundle, proven equal on held-out images; a bundle of these is kept.
-
-    Raises MelanomaError where a fold is not trained to its end.
-    """
-    folds = range(folds_of(prepared))
-    positions = {fold: read_position(run.state(fold)) for fold in folds}
-    unfinished = [str(fold) for fold, position in positions.items() if not position.finished]
-    if unfinished:
-        raise MelanomaError(
-            f"fold {', '.join(unfinished)} is not trained to its end; first: melanoma resume {run.folder}"
-        )
-    weights = {fold: _checked_weights(run, fold, positions[fold].best_sha256) for fold in folds}
-    if (bundle := _exported(run)) is not None:
-        known = bundle.description["networks"]
-        lacking = settings.evaluate.precision == "int8" and not all("int8" in network for network in known)
-        if {network["fold"]: network["weights"] for network in known} == weights and not lacking:
-            return bundle
-    from melanoma.models.backend import BACKEND
-
-    if BACKEND != "torch":
-        return _export_by_torch(run)
-    from melanoma.training.export import export_network
-
-    with folder_aside(run.bundle) as aside:
-        networks, paths = [], []
-        for fold in folds:
-            encoder = _encoder(run, fold)
-            held_out = prepared.held_out(fold).head(COMPARED_IMAGES)
-            images = prepared.cache.images[prepared.cache.rows_of(held_out["image_name"])]
-            metadata = encoder.features(held_out) if settings.model.metadata else None
-            path = aside / f"fold-{fold}.onnx"
-            equality = export_network(path, run.weights(fold), settings, images, metadata)
-            paths.append(path)
-            row: dict[str, Any] = {"file": path.name, "run": 0, "fold": fold, "weights": weights[fold]}
-            row["encoder"] = encoder.to_json()
-            row["largest_difference"] = equality
-            if settings.evaluate.precision == "int8":
-                row["int8"] = _quantized(run, fold, settings, prepared, path)
-                paths.append(path.with_name(row["int8"]["file"]))
-            networks.append(row)
-        used = {
-            "name": run.name,
-            "backbone": settings.model.backbone,
-            "images": settings.images.model_dump(mode="json"),
-            "views": settings.evaluate.views,
-            "metadata": settings.model.metadata,
-        }
-        description = {
-            "name": run.name,
-            "runs": [used],
-            "networks": networks,
-            "answers": None,
-            "figures": None,
-            "gate": None,
-            "data": {"licence": settings.data.licence, "hashes": prepared.hashes},
-            "code": {"melanoma": installed_version("melanoma"), "sha256": code_hash()},
-            "use": RESEARCH_ONLY,
-        }
-        card = f"# {run.name}\n\n{RESEARCH_ONLY}\n\nNot yet judged.\n"
-        bundle = write_bundle(run.bundle, paths, description, card)
-    say(f"exported {len(networks)} network{'s' if len(networks) > 1 else ''} to {run.bundle}")
-    return bundle
-
-
-def _checked_weights(run: Run, fold: int, known: str | None) -> str:
-    """Return the hash of a fold's best weights; raises MelanomaError where they are not what training wrote."""
-    path = run.weights(fold)
-    found = sha256(path) if path.exists() else "missing"
-    if known not in (None, found):
-        raise MelanomaError(
-            f"{path} is damaged or missing: remove {path.parent}, and train this fold again with: "
-            f"melanoma resume {run.folder}"
-        )
-    return found
+    for fold in range(prepared.folds):
+        rows = {"training": prepared.training(fold, settings), "validation": prepared.held_out(fold)}
+        train_fold(run, fold, settings, **rows, cache=prepared.cache, larger=prepared.larger)
 
 
 def score_run(run: Run, settings: Settings, prepared: Prepared) -> None:
@@ -252,9 +166,9 @@ def score_run(run: Run, settings: Settings, prepared: Prepared) -> None:
     choice = choose(settings.evaluate.engine, settings.evaluate.precision)
     note(f"scoring by {choice}")
     write_json(run.environment, read_json(run.environment) | {"scored_by": str(choice)})
-    held_out, test = [], []
+    held_out, test, threshold = [], [], settings.evaluate.threshold
     for fold, path in enumerate(bundle.networks_in(choice.precision)):
-        engine, encoder = Engine(path, choice), _encoder(run, fold)
+        engine, encoder = Engine(path, choice), encoder_of(run, fold)
         # rows that balance left out are scored too where their patient is held out
         rows = prepared.table[prepared.fold == fold] if _balanced_first(settings) else prepared.held_out(fold)
         probabilities = _score(engine, encoder, settings, rows, cache=prepared.cache, what=f"scoring fold {fold}")
@@ -264,19 +178,24 @@ def score_run(run: Run, settings: Settings, prepared: Prepared) -> None:
                 note(remark)
             what = f"scoring test by network {fold}"
             test.append(_score(engine, encoder, settings, prepared.test, cache=prepared.test_cache, what=what))
-    everything = _answered(pd.concat(held_out).sort_index(), settings)
+    everything = answered(pd.concat(held_out).sort_index(), threshold)
     validated = everything[prepared.kept[everything.index]]
     write_table(run.predictions, validated[PREDICTION_COLUMNS])
     if _balanced_first(settings):
         write_table(run.held_out_predictions, everything[PREDICTION_COLUMNS])
     if prepared.test is not None:
         ids = prepared.test[["image_name", "patient_id"]]
-        write_table(run.test_predictions, _answered(ids.assign(probability=np.mean(test, axis=0)), settings))
+        write_table(run.test_predictions, answered(ids.assign(probability=np.mean(test, axis=0)), threshold))
 
 
 def evaluate(run: Run, settings: Settings, prepared: Prepared) -> None:
     """Write what a sceptic asks for: calibrated answers, metrics.json, figures, report, model card."""
-    judge_run(run, settings, prepared)
+    judge_run(run, [_trained(run, settings, prepared)])
+
+
+def _trained(run: Run, settings: Settings, prepared: Prepared) -> Trained:
+    choice = choose(settings.evaluate.engine, settings.evaluate.precision)
+    return Trained(read_bundle(run.bundle), choice, settings, prepared)
 
 
 def seal(run: Run, settings: Settings, prepared: Prepared) -> Bundle:
@@ -292,7 +211,9 @@ def seal(run: Run, settings: Settings, prepared: Prepared) -> Bundle:
         gate, description["gate"] = learn_gate(
             _lesions(bundle, settings, prepared), len(bundle.networks), settings.seed
         )
-    description |= told(read_json(run.metrics), read_json(run.calibration), settings)
+    description |= told(
+        read_json(run.metrics), read_json(run.calibration), settings.evaluate.threshold, [settings.images.size_px]
+    )
     description["runs"][0]["views"] = settings.evaluate.views  # those of the scores that were judged
     return write_bundle(run.bundle, bundle.network_files, description, run.card.read_text(encoding="utf-8"), gate)
 
@@ -314,12 +235,18 @@ def export_runs(runs: Sequence[Run], folder: Path) -> Bundle:
     Raises DataError where the runs are not of one dataset, or share too few held-out images.
     """
     check_bundling(runs, folder)
-    bundles = []
-    for run in runs:
-        with run.held():
+    trained = []
+    with ExitStack() as held:
+        for run in runs:
+            held.enter_context(run.held())
             settings = run.settings()
-            bundles.append(export_judged(run, settings, reopen(run, settings)))
-    return bundle_runs(runs, bundles, folder)
+            prepared = reopen(run, settings)
+            export_judged(run, settings, prepared)
+            trained.append(_trained(run, settings, prepared))
+        bundle = bundle_runs(runs, trained, folder)
+    submit(report_beside(folder), trained[0].prepared)
+    note(f"their mean is judged in {report_beside(folder).report}")
+    return bundle
 
 
 def publish(model: Path, address: str) -> str:
@@ -370,16 +297,6 @@ def environment(settings: Settings) -> dict[str, Any]:
     }
 
 
-def note(remark: str) -> None:
-    """Say something that the user should know."""
-    say(f"note: {remark}")
-
-
-def folds_of(prepared: Prepared) -> int:
-    """Count the folds that are held out in turn."""
-    return int(prepared.fold.max()) + 1
-
-
 def _resolved(settings: Settings) -> Settings:
     """Pin what would otherwise depend on where and when a run is resumed: paths, precisions, and what scores.
 
@@ -396,17 +313,6 @@ def _resolved(settings: Settings) -> Settings:
     choice = choose(settings.evaluate.engine, settings.evaluate.precision)
     evaluating = settings.evaluate.model_copy(update={"engine": choice.engine, "precision": choice.precision})
     return settings.model_copy(update={"model": model, "folds": folds, "train": train, "evaluate": evaluating})
-
-
-def _exported(run: Run) -> Bundle | None:
-    """Open the run's bundle; None where there is none, or an earlier version wrote it or damage befell it."""
-    if not (run.bundle / SUMS).is_file():
-        return None
-    try:
-        return read_bundle(run.bundle)
-    except ModelError as error:
-        note(f"the bundle is written anew: {error}")
-        return None
 
 
 def _lesions(bundle: Bundle, settings: Settings, prepared: Prepared) -> Lesions:
@@ -433,25 +339,6 @@ def _balanced_first(settings: Settings) -> bool:
     return settings.balance.method == "rows_before_folds"
 
 
-def _encoder(run: Run, fold: int) -> Encoder:
-    return Encoder.from_json(read_json(run.encoder(fold)))
-
-
-def _quantized(run: Run, fold: int, settings: Settings, prepared: Prepared, network: Path) -> dict[str, Any]:
-    """Write a fold's network in int8 beside `network`; say, and return, what it loses on the held-out images."""
-    encoder, cache = _encoder(run, fold), prepared.cache
-    seen, held_out = prepared.training(fold, settings), prepared.held_out(fold)
-    seen = seen.sample(min(CALIBRATION_IMAGES, len(seen)), random_state=settings.seed)
-    metadata = [encoder.features(rows) if settings.model.metadata else None for rows in (seen, held_out)]
-    path = network.with_suffix(".int8.onnx")
-    row = quantize_network(path, network, cache.images[cache.rows_of(seen["image_name"])], metadata[0])
-    places, target = cache.rows_of(held_out["image_name"]), held_out["target"].to_numpy(np.int64)
-    row["held_out"] = loss = measured_loss(network, path, cache.images, places, metadata=metadata[1], target=target)
-    for remark in remarks_on(loss, fold):
-        note(remark)
-    return row
-
-
 def _score(
     engine: Engine, encoder: Encoder, settings: Settings, rows: pd.DataFrame, *, cache: Cache, what: str
 ) -> NDArray[np.float64]:
@@ -459,22 +346,3 @@ def _score(
     with counting(what, "images") as show:
         places = cache.rows_of(rows["image_name"])
         return score(engine, cache.images, places, metadata, views=settings.evaluate.views, progress=show)
-
-
-def _answered(rows: pd.DataFrame, settings: Settings) -> pd.DataFrame:
-    """Add the answer as 0 or 1 beside the probability."""
-    return rows.assign(answer=(rows["probability"] >= settings.evaluate.threshold).astype(int))
-
-
-def _export_by_torch(run: Run) -> Bundle:
-    """Let PyTorch write the networks that another backend trained: the weights are the same."""
-    from melanoma.models.backend import installed_backends
-
-    if "torch" not in installed_backends():
-        raise MissingExtraError("PyTorch, which writes the ONNX files,", "train")
-    command = [sys.executable, "-c", EXPORT_ALONE, str(run.folder)]
-    environment = os.environ | {"KERAS_BACKEND": "torch"}
-    done = subprocess.run(command, env=environment, check=False, stdout=subprocess.PIPE)
-    if done.returncode != 0:
-        raise MelanomaError(f"PyTorch could not write the networks of {run.folder}; its message is above")
-    return read_bundle(run.bundle)

@@ -36,7 +36,8 @@ def silent(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 class Prepared:
     """A dataset ready for training.
 
-    table: a row an image, in the order of `train.csv`. cache, test_cache: their pixels.
+    table: a row an image, in the order of `train.csv`. cache, test_cache: their pixels. larger: the training table's
+    once more, as training images are drawn from them.
     kept: bool (rows,), rows that are trained on or validated on. fold: int64 (rows,), the fold that a row is held out
     in, -1 for never. group: int64 (rows,), rows that must stay together share a number.
     remarks: what a reader of the results should know about the data. hashes: of the tables, the folds, the caches.
@@ -51,6 +52,12 @@ class Prepared:
     group: NDArray[np.int64]
     remarks: list[str]
     hashes: dict[str, str]
+    larger: Cache
+
+    @property
+    def folds(self) -> int:
+        """How many folds are held out in turn."""
+        return int(self.fold.max()) + 1
 
     def held_out(self, fold: int) -> pd.DataFrame:
         """The rows that a fold's network is validated on."""
@@ -91,10 +98,12 @@ def prepare(
 
     # ---- the pixels ----------------------------------------------------------------------------------------------
     cache, test_cache = prepare_images(dataset, table, settings.images, cache_root, counting)
+    larger = prepare_larger(dataset, table, settings, cache_root, counting) or cache
     remarks += remarks_on(cache, test_cache)
 
     # ---- what must stay together, and what is there twice --------------------------------------------------------
     hashes |= {"cache": cache.key} | ({"test cache": test_cache.key} if test_cache else {})
+    hashes |= {"larger cache": larger.key} if larger is not cache else {}
     _refuse_changes(hashes, known or {})
     twins = find_twins(table, dataset, cache, test_cache, counting)
     group = groups_of(table, [*twins.exact, *twins.near])
@@ -119,7 +128,7 @@ def prepare(
     fold, notes = _folds(table, kept, settings, folds_file, group=group, together=together)
     hashes["folds.csv"] = sha256(folds_file)
     _refuse_changes(hashes, known or {})
-    prepared = Prepared(table, cache, dataset.test, test_cache, kept, fold, group, [*remarks, *notes], hashes)
+    prepared = Prepared(table, cache, dataset.test, test_cache, kept, fold, group, [*remarks, *notes], hashes, larger)
     return replace(prepared, remarks=[*prepared.remarks, *_balance_remarks(prepared, settings)])
 
 
@@ -142,6 +151,20 @@ def prepare_images(
     train_cache, test_cache = caches
     assert train_cache is not None
     return train_cache, test_cache
+
+
+def prepare_larger(
+    dataset: Dataset, table: pd.DataFrame, settings: Settings, cache_root: Path, counting: Counting = silent
+) -> Cache | None:
+    """Decode the table's images as training images are drawn from them, into their own cache; None without need."""
+    if settings.largest_px == settings.images.size_px:
+        return None
+    images = settings.images.model_copy(update={"size_px": settings.largest_px})
+
+    def named(what: str, unit: str) -> AbstractContextManager[Callable[[int, int], None]]:
+        return counting(f"{what} at {settings.largest_px} px", unit)
+
+    return prepare_images(replace(dataset, test=None), table, images, cache_root, named)[0]
 
 
 @dataclass(frozen=True)
@@ -251,7 +274,7 @@ def _folds(
     if given == file:
         return fold, []
     write_folds(file, table, group, read)
-    notes = [f"the {len(used)} folds of {given} are used; folds.count and folds.validation_share are not"]
+    notes = [f"the {len(used)} folds of {given.name} are used; folds.count and folds.validation_share are not"]
     apart = pd.Series(fold).groupby(group).nunique().gt(1).sum()
     return fold, [*notes, *([f"{apart:,} sets of near duplicates stand on both sides of its split"] if apart else [])]
 

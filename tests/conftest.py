@@ -16,6 +16,8 @@ from melanoma.runs import Run
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 TOLD = Path(tempfile.mkdtemp()) / "told.txt"
 watch(TOLD)
+if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side, a core each, and so does what they start
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,7 @@
 """Rows and cache to batches."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -8,7 +10,7 @@ from melanoma.data.batches import Batches
 
 
 def batches(count: int = 10, weights: NDArray[np.float64] | None = None, seed: int = 0) -> Batches:
-    images = np.arange(count * 2, dtype=np.uint8)[:, None, None, None].repeat(3, 3)
+    images = np.arange(count * 2).astype(np.uint8)[:, None, None, None].repeat(3, 3)
     rows = np.arange(count)[::-1] * 2  # every second image, backwards
     targets = (np.arange(count) % 2).astype(np.float32)
     metadata = np.arange(count, dtype=np.float32)[:, None]
@@ -67,3 +69,19 @@ def test_a_fault_while_reading_ahead_is_raised_where_its_batch_would_have_come()
     next(coming)
     with pytest.raises(IndexError):
         list(coming)
+
+
+def test_diagnoses_stand_behind_the_targets_of_their_rows() -> None:
+    diagnoses = np.eye(10, 3, dtype=np.float32)
+    plain, both = batches(), replace(batches(), diagnoses=diagnoses)
+    chosen = np.array([9, 2, 5])
+    assert np.array_equal(both.batch(chosen)[1], np.column_stack([plain.batch(chosen)[1], diagnoses[chosen]]))
+    assert plain.batch(chosen)[1].shape == (3, 1)
+
+
+def test_a_share_of_the_rows_loses_its_metadata() -> None:
+    made = replace(batches(400), hidden_share=0.25, nothing_known=np.array([-1], np.float32))
+    (_, metadata), _ = made.batch(np.arange(400))
+    hidden = metadata[:, 0] == -1
+    assert 0.15 < hidden.mean() < 0.35
+    assert np.array_equal(metadata[~hidden, 0], np.arange(400)[~hidden])

@@ -1,5 +1,6 @@
 """Bundles copied, published in a folder, and several runs made one that answers by their mean."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -49,17 +50,44 @@ def test_several_runs_answer_by_the_mean_of_their_scores(
 
 
 def test_the_mean_is_judged_on_what_all_runs_held_out(judged: Run, other: Run, both: Path) -> None:
-    bundle = read_bundle(both)
+    bundle, report = read_bundle(both), Run(both.with_name("both-report"))
     tables = [pd.read_csv(run.predictions).set_index("image_name") for run in (judged, other)]
     common = tables[0].join(tables[1]["probability"].rename("other"), how="inner")
     mean = (common["probability"] + common["other"]) / 2
     assert bundle.description["figures"]["auc"]["value"] == pytest.approx(auc(common["target"], mean), abs=1e-9)
     assert bundle.description["figures"]["images"] == len(common)
-    assert (both.with_name("both-report") / "report.html").is_file()
-    assert bundle.description["figures"]["limits"][0].startswith("The figures are of the mean over runs")
+    written = pd.read_csv(report.predictions).set_index("image_name")
+    np.testing.assert_allclose(written.loc[common.index, "probability"], mean, atol=1e-8)
+    assert list(written.columns[:5]) == ["patient_id", "fold", "target", "probability", "answer"]
+    assert report.report.is_file()
     shares = [read_bundle(run.folder).description["gate"]["kept"] for run in (judged, other)]
     assert bundle.description["gate"]["kept"] == min(shares)
-    assert "2 runs, 4 networks" in (both / "CARD.md").read_text()
+    tests = [pd.read_csv(run.test_predictions)["probability"] for run in (judged, other)]
+    np.testing.assert_allclose(pd.read_csv(report.submission)["target"], (tests[0] + tests[1]) / 2, atol=1e-6)
+
+
+def test_the_card_of_several_runs_is_of_their_mean(both: Path) -> None:
+    bundle, card = read_bundle(both), (both / "CARD.md").read_text()
+    assert card.startswith("# Model card: both\n")
+    assert "small, 32 px, weights from none; small, 48 px" in card
+    assert "| answers by | the mean over 2 runs |" in card
+    assert f"| network | {bundle.description['figures']['auc']['value']:.3f}" in card
+    assert "answer changes with the picture: turned by 90°" in card
+    assert bundle.description["figures"]["limits"][0].startswith("The figures are of the mean over runs")
+    assert "The figures are of the mean over runs" in card
+    command = json.loads(Run(both.with_name("both-report")).environment.read_text())["command"]
+    assert command.count("melanoma run ") == 2 and command.count(" && ") == 2 and "--to" in command.split("export")[1]
+
+
+def test_each_image_is_asked_of_the_network_that_has_not_seen_it(judged: Run, other: Run) -> None:
+    for run in (judged, other):
+        settings = run.settings()
+        trained = pipeline._trained(run, settings, pipeline.reopen(run, settings))
+        rows = pd.read_csv(run.predictions).sample(30, random_state=0)
+        found = trained.changed(rows)
+        np.testing.assert_allclose(found[""], rows["probability"], atol=1e-5)
+        assert all(np.abs(scores - found[""]).max() > 0 for name, scores in found.items() if name)
+        assert len(trained.maps(rows)) == len(rows)
 
 
 def test_a_bundle_of_several_runs_is_written_again_over_itself(judged: Run, other: Run, both: Path) -> None:
@@ -94,7 +122,9 @@ def test_several_runs_do_not_go_where_something_else_is(judged: Run, other: Run,
     (tmp_path / "precious").mkdir()
     (tmp_path / "new-report").mkdir()
     (tmp_path / "new-report" / "notes.txt").write_text("mine")
-    for name in ("precious", "new"):
+    (tmp_path / "run-report").mkdir()
+    (tmp_path / "run-report" / "config.toml").write_bytes(judged.config.read_bytes())  # a run that is named like that
+    for name in ("precious", "new", "run"):
         with pytest.raises(UsageError, match="there already"):
             pipeline.export_runs([judged, other], tmp_path / name)
 

@@ -19,7 +19,13 @@ def card(kind: str = "usual", text: str = "torso") -> str:
         predictions["probability"] = 0.2 + 0.6 * predictions["target"]
     facts = {"images": "200", "sites": text, "blanks": ""}
     return model_card(
-        text, evaluated(predictions), SETTINGS, data=facts, environment={"command": text}, limits=[text], remarks=[text]
+        text,
+        evaluated(predictions),
+        [SETTINGS],
+        data=facts,
+        environment={"command": text},
+        limits=[text],
+        remarks=[text],
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from test_report import SETTINGS, evaluated, predicted
 
+from melanoma.config import load_settings
 from melanoma.report import checklists
 from melanoma.report.checklists import CHECKLISTS, checklist, facts_of
 
@@ -23,7 +24,7 @@ def facts() -> dict[str, str]:
     predictions = predicted().assign(sex=["male", "female"] * 100)
     found = evaluated(predictions)
     found["robustness"] = {"changes": [{"name": "turned", "crossed": {"value": 0.1}}]}
-    return facts_of(found, SETTINGS, data=DATA, environment=ENVIRONMENT)
+    return facts_of(found, [SETTINGS], data=DATA, environment=ENVIRONMENT)
 
 
 @pytest.mark.parametrize(("name", "last"), [("TRIPOD+AI", 27), ("CLAIM", 44)])
@@ -58,6 +59,17 @@ def test_what_a_run_knows_is_filled_and_nothing_else(name: str, least: int) -> N
     assert [one.item for one in checklist(name, {}) if one.answer] == constant
 
 
+def test_all_that_training_does_is_told() -> None:
+    more = ["train.drawn_from_px=192", "train.sizes_px=[128,160]", "images.size_px=160", "model.frozen_share=0.2"]
+    settings = load_settings("box", [*more, "model.metadata=true", "model.hidden_share=0.4"])
+    told = facts_of(evaluated(predicted()), [settings], data=DATA, environment=ENVIRONMENT)
+    for words in ("stretched by up to 10 %", "moved by up to 5 %", "each channel changed"):
+        assert words in told["augmentation"]
+    for words in ("128 then 160 px", "names the diagnosis", "keep their weights", "hidden of 40 %"):
+        assert words in told["training"]
+    assert "moving average" not in told["training"]
+
+
 def test_ethics_funding_and_protocol_are_the_authors() -> None:
     answers = {one.item: one.answer for one in checklist("TRIPOD+AI", facts())}
     assert all(answers[item] is None for item in ("17", "18a", "18b", "18c", "18d", "19", "25"))
@@ -70,7 +82,7 @@ def test_braces_and_markup_in_values_survive() -> None:
 
 def test_an_undefined_result_leaves_its_items_to_the_author() -> None:
     found = evaluated(predicted().assign(target=0))
-    known = facts_of(found, SETTINGS, data=DATA, environment={})
+    known = facts_of(found, [SETTINGS], data=DATA, environment={})
     answers = {one.item: one.answer for one in checklist("CLAIM", known)}
     assert answers["37"] is None
     assert answers["42"] is None

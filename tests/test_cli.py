@@ -64,7 +64,7 @@ def test_generated_docs_are_up_to_date(path: str) -> None:
         (["run"], 2, "DATA"),
         (["nope"], 2, "nope"),
         (["run", "nowhere", "--recipe", "demo"], 1, "the dataset folder nowhere is not there"),
-        (["run", ".", "--recipe", "laptop"], 2, "known: cpu, demo, gpu, notebook"),
+        (["run", ".", "--recipe", "laptop"], 2, "known: box, box_mobilenet, cpu, demo, gpu, notebook"),
         (["run", ".", "--recipe", "demo", "--set", "train.epoch=1"], 2, "did you mean train.epochs"),
         (["run", ".", "--recipe", "demo", "--set", "model.backbone=small2"], 2, "near it: small"),
         (["run", ".", "--recipe", "demo", "--set", "model.weights=w.weights.h5"], 1, "w.weights.h5 is not there"),

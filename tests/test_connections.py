@@ -117,7 +117,7 @@ def test_a_flood_of_connections_keeps_nobody_out(server: uvicorn.Server) -> None
         started = time.monotonic()
         client = stack.enter_context(connected(server))
         assert answer(client).startswith(b"HTTP/1.1 200")
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 3
         assert len(server.server_state.connections) <= 20
 
 
@@ -137,7 +137,7 @@ def test_a_flood_of_requests_whose_clients_do_not_go_on_keeps_nobody_out(
         client = stack.enter_context(connected(server))
         started = time.monotonic()
         assert answer(client).startswith(b"HTTP/1.1 200")
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 4
         assert len(server.server_state.connections) <= 20
 
 

@@ -331,7 +331,7 @@ def test_a_png_whose_header_is_not_first_and_one_of_very_many_parts_are_refused_
     more = short[:-12] + png_chunk(b"IDAT", bytes(700)) * 9000 + short[-12:]
     begun = time.monotonic()
     refusal(more)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 4
 
 
 def test_a_tiff_with_missing_strips_is_refused_and_not_black_below() -> None:

@@ -1,14 +1,17 @@
 """Datasets fetched by their owners' tools: what comes back becomes a table, what fails becomes a sentence."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
+from melanoma.data import download as archive
 from melanoma.data.download import download, table_from_archive
 from melanoma.data.records import read_table
-from melanoma.errors import DataError, MelanomaError, MissingExtraError
+from melanoma.data.sources import find_images
+from melanoma.errors import DataError, MelanomaError, MissingExtraError, UsageError
 
 METADATA = """isic_id,age_approx,anatom_site_general,diagnosis_1,diagnosis_2,diagnosis_3,lesion_id,sex
 ISIC_1,45,anterior torso,Malignant,Malignant melanocytic proliferations (Melanoma),Melanoma Invasive,IL_1,male
@@ -42,6 +45,57 @@ def test_the_archives_table_becomes_the_competitions(tmp_path: Path, monkeypatch
     assert list(table["target"]) == [1, 0, 0]
     assert list(table["patient_id"]) == ["IL_1", "IL_2", "ISIC_4"]
     assert table["site"][0] == "torso"
+
+
+BY_NAME = """#!{python}
+import re, sys
+from pathlib import Path
+folder = Path(sys.argv[-1])
+folder.mkdir(parents=True, exist_ok=True)
+names = re.findall("isic_id:(\\\\w+)", sys.argv[-2])
+for name in names:
+    (folder / f"{{name}}.jpg").write_bytes(name.encode())
+rows = [f"{{name}},Benign" for name in names if name != "ISIC_0000004"]
+(folder / "metadata.csv").write_text("\\n".join(["isic_id,diagnosis_1", *rows, ""]))
+with open({called!r}, "a") as called:
+    called.write(" ".join(names) + "\\n")
+"""
+
+
+def test_images_are_fetched_by_name_some_at_a_time_and_what_is_there_is_not_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    called = fake_tool(tmp_path, monkeypatch, 0)
+    (tmp_path / "bin" / "isic").write_text(
+        BY_NAME.format(python=os.path.realpath("/proc/self/exe"), called=str(called))
+    )
+    monkeypatch.setattr(archive, "AT_ONCE", 2)
+    every = [f"ISIC_000000{number}" for number in range(1, 6)]
+    names = tmp_path / "folds.csv"
+    names.write_text("\n".join(["image_name,fold", *(f"{name},0" for name in [*every, every[0]]), ""]))
+    folder = download("isic", tmp_path / "data", names=names)
+    assert called.read_text().split("\n") == [" ".join(every[start : start + 2]) for start in (0, 2, 4)] + [""]
+    assert "no diagnosis, or no image, of ISIC_0000004" in capsys.readouterr().err
+    table, _ = read_table(folder / "train.csv", labelled=True)
+    assert list(table["image_name"]) == [name for name in every if name != "ISIC_0000004"]
+    assert set(find_images(folder, list(table["image_name"]), "train")) == set(table["image_name"])
+    download("isic", tmp_path / "data", names=names)
+    assert len(called.read_text().splitlines()) == 3
+    names.write_text("image_name\nISIC_0000005\nISIC_0000001\n")
+    download("isic", tmp_path / "data", names=names)
+    assert called.read_text().splitlines()[3:] == ["ISIC_0000005 ISIC_0000001"]
+
+
+def test_kaggles_images_cannot_be_had_by_name(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--names is for isic"):
+        download("kaggle", tmp_path, names=tmp_path / "names.csv")
+
+
+@pytest.mark.parametrize("content", ["name\nISIC_0000001\n", "image_name\n", "image_name\nISIC_0000001 OR *\n"])
+def test_a_list_of_images_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "names.csv").write_text(content)
+    with pytest.raises(DataError, match=r"names\.csv must name images|has no rows|is empty"):
+        download("isic", tmp_path / "data", names=tmp_path / "names.csv")
 
 
 def test_a_tool_that_stops_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

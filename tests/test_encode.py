@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from sklearn.preprocessing import OneHotEncoder
 
-from melanoma.data.encode import NO_AGE_YEARS, Encoder, learn_encoder
+from melanoma.data.encode import NO_AGE_YEARS, Encoder, encode_diagnoses, learn_encoder
 from melanoma.errors import DataError
 
 TRAIN = pd.DataFrame(
@@ -129,3 +129,17 @@ def test_rows_need_not_be_a_pandas_table() -> None:
 def test_the_encoder_is_there_without_pandas() -> None:
     code = "import sys, melanoma.data.encode; sys.exit('pandas' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_diagnoses_are_marked_by_name_and_what_is_unknown_has_none() -> None:
+    table = {"diagnosis": ["nevus", "Melanoma", None, "unknown", np.nan, "nevus", "seborrheic keratosis"]}
+    marks, names = encode_diagnoses(table)
+    assert names == ["melanoma", "nevus", "seborrheic keratosis"]
+    assert marks.dtype == np.float32
+    assert marks.tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 1, 0], [0, 0, 1]]
+
+
+@pytest.mark.parametrize("table", [{"target": [0, 1]}, {"diagnosis": ["nevus", "unknown"]}])
+def test_a_table_without_two_diagnoses_is_refused_as_a_second_task(table: dict[str, list[object]]) -> None:
+    with pytest.raises(DataError, match=r"loss\.diagnosis_share=0"):
+        encode_diagnoses(table)

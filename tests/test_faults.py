@@ -114,7 +114,7 @@ def test_row_18_a_loss_that_is_no_number_stops_names_the_images_and_keeps_the_la
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("melanoma.training.train.build_loss", spoilt)
-        with pytest.raises(MelanomaError, match=r"no longer a number at epoch 2, step \d \(images \w+.* are kept"):
+        with pytest.raises(MelanomaError, match=r"no longer a number at epoch 2, step \d \(images \w+.* is kept"):
             pipeline.run(data, "demo", settings, name="spoilt", runs=tmp_path / "runs")
     run = open_run(tmp_path / "runs" / "spoilt")
     position = read_position(run.state(0))

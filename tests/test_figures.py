@@ -170,3 +170,11 @@ def test_drawing_changes_no_setting_of_matplotlib_and_obeys_none() -> None:
 def test_figures_need_no_display_and_no_pyplot() -> None:
     code = "import sys, melanoma.report.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_no_epoch_is_marked_as_best_where_the_last_one_is_kept() -> None:
+    history = {"loss": [0.5, 0.4, 0.3], "val_loss": [0.4, 0.3, 0.5]}
+    marked, plain = (figures.plot(history, monitor) for monitor in ("val_loss", "none"))
+    labels = [[line.get_label() for axes in figure.axes for line in axes.lines] for figure in (marked, plain)]
+    assert "best epoch (2)" in labels[0]
+    assert not any(str(label).startswith("best") for label in labels[1])

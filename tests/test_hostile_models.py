@@ -74,6 +74,11 @@ BOMBS: dict[str, tuple[list[object], dict[str, object], str]] = {
         {"x": SIDE, "y": SIDE.T},
         "constants alone",
     ),
+    "constant as text": (
+        [helper.make_node("Cast", ["x"], ["c"], to=onnx.TensorProto.STRING), summed("c")],
+        {"x": SIDE},
+        "constants alone",
+    ),
     "padded constant": (
         [helper.make_node("Pad", ["x", "n"], ["c"]), summed("c")],
         {"x": SIDE, "n": [0, 0, 0, LONG]},

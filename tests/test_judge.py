@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from melanoma.evaluation.answers import learn_answers, operating_points
 from melanoma.evaluation.conformal import Conformal
 from melanoma.evaluation.metrics import at_threshold, auc
 from melanoma.evaluation.recalibration import Calibrator
-from melanoma.judge import judge_file, read_predictions
+from melanoma.judge import _limits, judge_file, read_predictions
 from melanoma.runs import Run
 
 SETTINGS = load_settings("demo", ["evaluate.bootstrap_samples=100"])
@@ -124,6 +125,30 @@ def test_thresholds_come_from_other_patients_and_are_applied_as_they_are() -> No
         assert on_all["sensitivity"] >= point["wanted_sensitivity"]  # type: ignore[operator]
         assert 0 < point["ppv"] < 0.5
         assert point["number_needed_to_biopsy"] == pytest.approx(1 / point["ppv"])
+
+
+def test_limits_name_the_size_who_was_not_judged_and_who_did_clearly_worse() -> None:
+    def group(name: str, *area: float | None, images: int = 100) -> dict[str, Any]:
+        return {"by": "site", "name": name, "images": images, "suppressed": area[0] is None} | {
+            "auc": dict(zip(("value", "low", "high"), area, strict=True))
+        }
+
+    groups = [group("palm", None, None, None), group("torso", 0.7, 0.6, 0.79), group("head", 0.75, 0.6, 0.85)]
+    found = _limits({"auc": {"value": 0.8}, "subgroups": groups}, [224, 128, 128])
+    assert found == [
+        "It sees 128 x 128 or 224 x 224 pixels of a picture: what only a closer look shows is lost to it.",
+        "It was not judged on groups with few melanomas or few benign images: site palm.",
+        "It did worse than on the whole on site torso (AUC 0.700, 0.600 to 0.790).",
+    ]
+    assert len(_limits({"auc": {"value": None}, "subgroups": []}, [64])) == 1
+    twice = [
+        group(f"{value} {name}", value, 0.5, 0.7) for name in "ab" for value in (0.6, 0.65, 0.61, 0.62, 0.63, 0.64)
+    ]
+    (*_, worse) = _limits({"auc": {"value": 0.8}, "subgroups": twice}, [64])
+    (*_, apart) = _limits({"auc": {"value": 0.8}, "subgroups": [*twice[:4], group("c", 0.6, 0.5, 0.7, images=9)]}, [64])
+    assert apart.endswith(" and 1 more group that its card lists.")
+    assert worse.startswith("It did worse than on the whole on site 0.6 a (AUC 0.600, 0.500 to 0.700), site 0.61 a (")
+    assert worse.endswith("site 0.63 a (AUC 0.630, 0.500 to 0.700) and 2 more groups that its card lists.")
 
 
 def test_answers_for_another_prevalence_are_lower_where_melanomas_are_rarer() -> None:

@@ -2,22 +2,24 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from melanoma.config import AugmentSettings, ImageSettings, LossSettings, ModelSettings, TrainSettings
+from melanoma.config import AugmentSettings, ImageSettings, LossSettings, ModelSettings, TrainSettings, load_settings
 from melanoma.errors import MelanomaError, ModelError, UsageError
 from melanoma.models import backbones
 from melanoma.models.backbones import BACKBONES, build_backbone, check_weights
 from melanoma.models.backend import BACKEND, BACKENDS, keras
 from melanoma.models.classifier import answering, build_classifier
-from melanoma.models.losses import build_loss, focal_loss
+from melanoma.models.losses import accuracy, build_loss, focal_loss, with_diagnosis
 from melanoma.training.augment import augmentation
-from melanoma.training.train import build_optimizer
+from melanoma.training.train import averaged, build_optimizer, side_of
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 MOBILENET = SHARED / "weights" / "mobilenet_alpha0.75_224_imagenet_no_top.weights.h5"
@@ -55,6 +57,17 @@ def test_focal_loss_stays_finite_where_the_network_is_sure_and_wrong() -> None:
 def test_an_unknown_loss_names_the_known_ones() -> None:
     with pytest.raises(UsageError, match="known: focal, cross_entropy"):
         build_loss(LossSettings(name="hinge"))
+
+
+def test_the_second_task_adds_the_cross_entropy_of_known_diagnoses_to_the_loss() -> None:
+    loss = build_loss(LossSettings(name="cross_entropy"))
+    targets = np.array([[1, 0, 0, 1], [0, 0, 0, 0], [0, 1, 0, 0]], np.float32)
+    outputs = np.array([[0.9, 0.1, 0.2, 0.7], [0.3, 0.5, 0.4, 0.1], [0.2, 0.6, 0.3, 0.1]], np.float32)
+    first = -np.mean(np.log([0.9, 0.7, 0.8]))
+    second = -(np.log(0.7) + np.log(0.6)) / 3  # the unknown one costs nothing
+    both = keras.ops.convert_to_numpy(with_diagnosis(loss, 0.5)(keras.ops.array(targets), keras.ops.array(outputs)))
+    assert float(both) == pytest.approx(first + 0.5 * second, rel=1e-4)
+    assert list(keras.ops.convert_to_numpy(accuracy(keras.ops.array(targets), keras.ops.array(outputs)))) == [1, 1, 1]
 
 
 # ---- networks ----
@@ -162,19 +175,19 @@ def test_weights_from_a_file_are_the_files() -> None:
 
 def test_random_views_pass_images_through_when_not_training() -> None:
     image = pixels()
-    for layer in augmentation(AugmentSettings(brightness=0.2, contrast=0.2), 0):
+    for layer in augmentation(AugmentSettings(brightness=0.2, contrast=0.2), 0, image.shape[1]):
         assert np.array_equal(keras.ops.convert_to_numpy(layer(image, training=False)), image.astype(np.float32))
 
 
 def test_random_views_without_a_change_are_the_images() -> None:
-    view = augmentation(AugmentSettings(flip=False, turn_degrees=0, zoom=0), 0)[0]
+    view = augmentation(AugmentSettings(flip=False, turn_degrees=0, zoom=0), 0, pixels().shape[1])[0]
     assert np.allclose(keras.ops.convert_to_numpy(view(pixels(), training=True)), pixels(), atol=1e-3)
 
 
 def test_a_flip_gives_one_of_the_four_mirror_images() -> None:
     image = pixels(16)
     seen = set()
-    view = augmentation(AugmentSettings(flip=True, turn_degrees=0, zoom=0), 0)[0]
+    view = augmentation(AugmentSettings(flip=True, turn_degrees=0, zoom=0), 0, image.shape[1])[0]
     for before, after in zip(image, keras.ops.convert_to_numpy(view(image, training=True)), strict=True):
         mirrors = [before, before[::-1], before[:, ::-1], before[::-1, ::-1]]
         matches = [number for number, mirror in enumerate(mirrors) if np.allclose(after, mirror, atol=1e-3)]
@@ -184,8 +197,8 @@ def test_a_flip_gives_one_of_the_four_mirror_images() -> None:
 
 
 def test_views_differ_between_calls_and_repeat_with_the_seed() -> None:
-    first = augmentation(AugmentSettings(), 7)[0]
-    second = augmentation(AugmentSettings(), 7)[0]
+    first = augmentation(AugmentSettings(), 7, pixels().shape[1])[0]
+    second = augmentation(AugmentSettings(), 7, pixels().shape[1])[0]
     one, two = (keras.ops.convert_to_numpy(first(pixels(), training=True)) for _ in range(2))
     assert not np.array_equal(one, two)
     assert np.array_equal(one, keras.ops.convert_to_numpy(second(pixels(), training=True)))
@@ -194,10 +207,44 @@ def test_views_differ_between_calls_and_repeat_with_the_seed() -> None:
 def test_a_turned_disc_stays_a_disc_and_keeps_its_range() -> None:
     down, right = np.mgrid[:64, :64] - 31.5
     disc = np.where(down**2 + right**2 < 20**2, 200, 40).astype(np.uint8)[None, :, :, None].repeat(3, 3)
-    view = augmentation(AugmentSettings(flip=True, turn_degrees=180, zoom=0), 3)[0]
+    view = augmentation(AugmentSettings(flip=True, turn_degrees=180, zoom=0), 3, 64)[0]
     turned = keras.ops.convert_to_numpy(view(disc, training=True))
     assert 40 - 1e-3 <= turned.min() <= turned.max() <= 200 + 1e-3
     assert np.abs(turned - disc).mean() < 4
+
+
+STILL: dict[str, Any] = {"flip": False, "turn_degrees": 0, "zoom": 0}
+
+
+def changed(settings: AugmentSettings, images: Any, seed: int = 0) -> Any:
+    x = images
+    for layer in augmentation(settings, seed, images.shape[1]):
+        x = layer(x, training=True)
+    return keras.ops.convert_to_numpy(x)
+
+
+def test_another_light_multiplies_each_channel_by_its_own_factor() -> None:
+    image = np.full((64, 4, 4, 3), 100, np.uint8)
+    lit = changed(AugmentSettings(**STILL, colour=0.2), image)
+    assert np.ptp(lit, axis=(1, 2)).max() < 1e-3  # every pixel of a channel alike
+    assert lit.min() >= 80 - 1e-3
+    assert lit.max() <= 120 + 1e-3
+    assert np.ptp(lit[:, 0, 0], axis=1).max() > 10  # the channels differently
+    assert changed(AugmentSettings(**STILL, colour=0.5), np.full((64, 2, 2, 3), 250, np.uint8)).max() <= 255
+
+
+def test_a_stretched_disc_is_wide_or_tall_and_a_moved_one_elsewhere() -> None:
+    down, right = np.mgrid[:64, :64] - 31.5
+    disc = np.where(down**2 + right**2 < 16**2, 200, 0).astype(np.uint8)[None, :, :, None].repeat(3, 3)
+    discs = disc.repeat(50, 0)
+    stretched = changed(AugmentSettings(**STILL, stretch=0.3), discs)[..., 0] > 100
+    sides = np.stack([stretched.any(axis=2).sum(axis=1), stretched.any(axis=1).sum(axis=1)])
+    assert (sides.prod(axis=0) / 32**2).std() < 0.1  # as large as before
+    assert np.ptp(sides[0] / sides[1]) > 0.5
+    moved = changed(AugmentSettings(**STILL, shift=0.2), discs)[..., 0] > 100
+    middle = np.array([np.argwhere(one).mean(axis=0) for one in moved]) - 31.5
+    assert np.abs(middle).max() <= 0.2 * 64 + 1
+    assert middle.std(axis=0).min() > 4
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="the other backends have the plain sampler alone")
@@ -207,9 +254,19 @@ def test_the_fast_sampler_reads_what_the_plain_one_reads() -> None:
 
     random = np.random.default_rng(0)
     images = keras.ops.convert_to_tensor(random.integers(0, 256, (3, 17, 23, 3), dtype=np.uint8))
-    rows, columns = (keras.ops.convert_to_tensor(random.uniform(-30, 50, (3, 17 * 23)), "float32") for _ in range(2))
-    plain = augment._sample(images, augment._mirrored(rows, 17), augment._mirrored(columns, 23))
-    assert np.abs(keras.ops.convert_to_numpy(sampled(images, rows, columns) - plain)).max() < 0.01
+    rows, columns = (keras.ops.convert_to_tensor(random.uniform(-30, 50, (3, 11 * 11)), "float32") for _ in range(2))
+    plain = augment._sample(images, augment._mirrored(rows, 17), augment._mirrored(columns, 23), 11)
+    assert plain.shape == (3, 11, 11, 3)
+    assert np.abs(keras.ops.convert_to_numpy(sampled(images, rows, columns, 11) - plain)).max() < 0.01
+
+
+def test_a_smaller_view_of_a_large_image_is_that_image_made_smaller() -> None:
+    import cv2
+
+    waves = np.indices((64, 64)).sum(axis=0)[..., None] * np.array([0.1, 0.2, 0.3])
+    image = (127 + 100 * np.sin(waves)).astype(np.uint8)
+    (small,) = keras.ops.convert_to_numpy(augmentation(AugmentSettings(**STILL), 0, 32)[0](image[None], training=True))
+    assert np.abs(small - cv2.resize(image, (32, 32), interpolation=cv2.INTER_AREA)).max() < 2
 
 
 # ---- schedules ----
@@ -233,6 +290,72 @@ def test_cosine_rises_in_the_warm_up_and_ends_at_nothing() -> None:
     assert rate("cosine", 25, epochs=4, warmup_epochs=1) == pytest.approx(0.05)
     assert rate("cosine", 40, epochs=4, warmup_epochs=1) == pytest.approx(0, abs=1e-9)
     assert rate("cosine", 0, epochs=4, warmup_epochs=0) == pytest.approx(0.1)
+
+
+def test_sizes_take_an_equal_share_of_the_epochs_each_and_none_is_over_the_images_own() -> None:
+    several = load_settings("cpu", ["train.sizes_px=[64,96,128]", "train.epochs=7", "images.size_px=128"])
+    assert [side_of(several, epoch) for epoch in range(7)] == [64, 64, 64, 96, 96, 128, 128]
+    one = load_settings("cpu", ["images.size_px=96", "train.drawn_from_px=128"])
+    assert side_of(one, 3) == 96
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["train.sizes_px=[64,128]"], "128 px cannot be drawn from images of 96 px: raise train.drawn_from_px"),
+        (["train.drawn_from_px=64"], "96 px cannot be drawn from images of 64 px"),
+        (["train.drawn_from_px=200"], "96 px drawn from images of 200 px would be grainy"),
+        (["train.drawn_from_px=128", "images.filters=['no_noise']"], "no_noise and eroded count in pixels"),
+        (["train.sizes_px=[64,80,96]", "train.epochs=2"], "train.sizes_px has 3 sides for train.epochs = 2"),
+        (["model.hidden_share=0.5"], "model.hidden_share hides age, sex and site"),
+        (["model.frozen_share=0.5", "model.weights=none"], "model.frozen_share would keep random weights"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused_by_name(settings: list[str], told: str) -> None:
+    with pytest.raises(UsageError, match=f"^{re.escape(told)}"):
+        load_settings("cpu", ["images.size_px=96", *settings])
+
+
+def test_frozen_layers_keep_their_weights_and_the_others_do_not() -> None:
+    settings = ModelSettings(backbone="small", weights="none", frozen_share=0.5)
+    model = build_classifier(settings, ImageSettings(size_px=32))
+    (backbone,) = [layer for layer in model.layers if isinstance(layer, keras.Model)]
+    frozen = round(0.5 * len(backbone.layers))
+    before = [[keras.ops.convert_to_numpy(one) for one in layer.weights] for layer in backbone.layers]
+    model.compile("sgd", "binary_crossentropy")
+    model.train_on_batch(pixels(4, 32).astype(np.float32), np.array([[0.0], [1], [0], [1]]))
+    same = [
+        all(np.array_equal(old, keras.ops.convert_to_numpy(new)) for old, new in zip(olds, layer.weights, strict=True))
+        for olds, layer in zip(before, backbone.layers, strict=True)
+    ]
+    assert all(same[:frozen])  # the statistics of batch normalisation too
+    assert not all(same[frozen:])
+    assert any(before[:frozen])
+
+
+def test_a_network_for_any_size_answers_as_the_one_for_its_own() -> None:
+    settings, image = ModelSettings(backbone="small", weights="none"), pixels(2)
+    fixed = build_classifier(settings, ImageSettings(size_px=image.shape[1]))
+    free = build_classifier(settings, ImageSettings(size_px=32), any_size=True)
+    free.set_weights(fixed.get_weights())
+    given = image.astype(np.float32)
+    assert np.allclose(free.predict_on_batch(given), fixed.predict_on_batch(given), atol=1e-6)
+
+
+def test_the_averaged_weights_are_the_moving_average_and_the_others_come_back() -> None:
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False)])
+    settings = TrainSettings(schedule="constant", learning_rate=0.1, averaging=0.75)
+    network.compile(build_optimizer(settings, 10), "mean_squared_error")
+    random, seen = np.random.default_rng(0), []
+    for _ in range(4):
+        network.train_on_batch(random.normal(size=(8, 2)).astype(np.float32), np.ones((8, 1), np.float32))
+        seen.append(np.array(network.get_weights()[0]))
+    expected = seen[0]
+    for weights in seen[1:]:
+        expected = 0.75 * expected + 0.25 * weights
+    with averaged(network):
+        assert np.allclose(network.get_weights()[0], expected, atol=1e-6)
+    assert np.array_equal(network.get_weights()[0], seen[-1])
 
 
 # ---- backends ----

@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from tiny import TINY
 
-from melanoma import pipeline
+from melanoma import bundling, pipeline
 from melanoma.data.synthetic import make_dataset
 from melanoma.errors import DataError, MelanomaError, ModelError, UsageError
 from melanoma.evaluation.conformal import Conformal
@@ -25,6 +26,7 @@ from melanoma.inference.engine import Engine, choose
 from melanoma.inference.robustness import CHANGES, changed_scores
 from melanoma.inference.scoring import dihedral, score
 from melanoma.runs import Run
+from melanoma.training.augment import RandomView
 from melanoma.training.progress import Interrupted, TrainingProgress
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -121,12 +123,12 @@ def test_turning_a_picture_leaves_the_mean_over_all_turns_alone(whole: Run) -> N
 
 AGAIN = """
 import sys
-from melanoma import pipeline
+from melanoma import bundling, pipeline
 from melanoma.runs import open_run
 run = open_run(pipeline.Path(sys.argv[1]))
 settings = run.settings()
 prepared = pipeline.reopen(run, settings)
-pipeline.export(run, settings, prepared)
+bundling.export(run, settings, prepared)
 pipeline.score_run(run, settings, prepared)
 pipeline.evaluate(run, settings, prepared)
 pipeline.submit(run, prepared)
@@ -203,12 +205,21 @@ def interrupted_at(monkeypatch: pytest.MonkeyPatch, epoch: int, step: int) -> No
     monkeypatch.setattr(TrainingProgress, "step", then_interrupt)
 
 
-@pytest.mark.parametrize(("epoch", "step"), [(0, 2), (1, 0)])
+# everything that has a random state or a place in it: rows drawn by balance, dropout, metadata; changed images of
+# several sizes, a second task, averaged weights
+PLACES = ["balance.method=weights", "model.dropout=0.3", "model.metadata=true", "augment.contrast=0.2"]
+MORE_PLACES = [
+    *("train.sizes_px=[32,48]", "train.drawn_from_px=64", "train.averaging=0.9", "loss.diagnosis_share=0.5"),
+    *("augment.colour=0.1", "augment.shift=0.1", "augment.stretch=0.1"),
+    *("train.monitor=none", "model.metadata=true", "model.hidden_share=0.5"),
+]
+
+
+@pytest.mark.parametrize(("epoch", "step", "places"), [(0, 2, PLACES), (1, 0, PLACES), (1, 0, MORE_PLACES)])
 def test_an_interrupted_run_resumes_to_the_same_weights(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int, step: int
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int, step: int, places: list[str]
 ) -> None:
-    # weights drawn by balance, dropout and metadata: everything that has a random state or a place in it
-    settings = [*TINY, "balance.method=weights", "model.dropout=0.3", "model.metadata=true", "augment.contrast=0.2"]
+    settings = [*TINY, *places]
     plain = pipeline.run(data, "demo", settings, name="plain", runs=tmp_path)
     with monkeypatch.context() as patch:
         interrupted_at(patch, epoch, step)
@@ -306,7 +317,7 @@ def test_an_interrupted_run_is_not_exported(data: Path, tmp_path: Path, monkeypa
     run = Run(tmp_path / "half")
     settings = run.settings()
     with pytest.raises(MelanomaError, match="fold 0 is not trained to its end"):
-        pipeline.export(run, settings, pipeline.reopen(run, settings))
+        bundling.export(run, settings, pipeline.reopen(run, settings))
 
 
 def test_a_site_with_one_class_only_is_remarked_on_whatever_the_balance(data: Path, tmp_path: Path) -> None:
@@ -320,6 +331,30 @@ def test_a_site_with_one_class_only_is_remarked_on_whatever_the_balance(data: Pa
         run = pipeline.start(copy, "demo", [*TINY, f"balance.method={method}"], name=method, runs=tmp_path)
         remarks = [remark for remark in pipeline.reopen(run, run.settings()).remarks if "fold 0:" in remark]
         assert "head/neck" in " ".join(remarks)
+
+
+def test_a_network_trained_at_other_sizes_than_it_answers_for_is_the_one_that_is_exported(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides = list[int]()
+    plain = RandomView.call
+
+    def noted(self: RandomView, images: Any, training: bool = False) -> Any:
+        views = plain(self, images, training)
+        sides.extend([int(views.shape[1])] if training else [])
+        return views
+
+    monkeypatch.setattr(RandomView, "call", noted)
+    # at 72 px this network pads an uneven side, which it does otherwise where it does not know the size
+    settings = [*TINY, "model.backbone=MobileNetV2_0.35", "images.size_px=72", "train.drawn_from_px=100"]
+    settings += ["data.limit=60"]
+    run = pipeline.run(data, "demo", settings, name="larger", runs=tmp_path)
+    assert set(sides) == {72}
+    (network,) = read_bundle(run.folder).description["networks"]
+    assert network["largest_difference"]["logit"] <= 1e-3
+    sides.clear()
+    pipeline.run(data, "demo", [*settings, "train.sizes_px=[64,72]"], name="both", runs=tmp_path)
+    assert set(sides) == {64, 72}
 
 
 def test_a_dataset_without_a_test_table_has_no_submission(data: Path, tmp_path: Path) -> None:
@@ -371,12 +406,24 @@ def test_the_notebook_recipe_prepares_real_images_at_299_pixels_half_of_them_mel
 def test_the_whole_job_runs_and_resumes_on_the_other_backends(data: Path, tmp_path: Path, backend: str) -> None:
     if not importlib.util.find_spec(backend):
         pytest.skip(f"the extra {backend} is not installed")
-    settings = [*TINY, "train.epochs=1", "model.metadata=true", "model.dropout=0.2"]
+    settings = [*TINY, "model.metadata=true", "model.dropout=0.2", "train.sizes_px=[32,48]", "train.drawn_from_px=48"]
+    settings += ["train.averaging=0.9", "loss.diagnosis_share=0.5", "augment.colour=0.1"]
     program = f"""
 from melanoma import pipeline
+from melanoma.training.augment import RandomView
 from melanoma.training.state import read_position
+plain, sides = RandomView.call, set()
+
+def noted(self, images, training=False):
+    views = plain(self, images, training)
+    if training:
+        sides.add(int(views.shape[1]))
+    return views
+
+RandomView.call = noted
 run = pipeline.run({str(data)!r}, "demo", {settings!r}, name="run", runs={str(tmp_path)!r})
 assert read_position(run.state(0)).finished
+assert sides == {{32, 48}}, sides
 """
     environment = os.environ | {"KERAS_BACKEND": backend}
     done = subprocess.run([sys.executable, "-c", program], env=environment, check=False, capture_output=True, text=True)

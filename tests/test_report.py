@@ -70,7 +70,7 @@ def content(predictions: pd.DataFrame, **changes: Any) -> report.Report:
         "mistakes": mistakes,
         "mistake_images": pictures,
         "mistake_maps": pictures,
-        "settings": SETTINGS,
+        "settings": [SETTINGS],
         "command": "melanoma run DATA",
     }
     return report.Report(**(given | changes))

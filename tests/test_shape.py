@@ -11,8 +11,8 @@ PACKAGE = ROOT / "melanoma"
 # from the ground up; a room imports only from rooms before it
 ROOMS = [
     "__init__", "errors", "machine", "child", "protobuf", "files", "config", "runs", "images", "data", "evaluation",
-    "report", "inference", "models", "training", "prepare", "check", "judge", "compare", "pipeline", "answer", "web",
-    "doctor", "cli", "__main__",
+    "report", "inference", "models", "training", "prepare", "check", "judge", "judge_run", "compare", "bundling",
+    "pipeline", "answer", "web", "doctor", "cli", "__main__",
 ]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 BACKENDS = {"torch", "jax", "tensorflow"}

@@ -24,6 +24,8 @@ class Batches:
     targets: float32 (n,), 0 or 1.
     metadata: float32 (n, features), or None where the network sees images only.
     weights: float64 (n,) chances of being drawn, summing to 1, or None: every row once an epoch.
+    diagnoses: float32 (n, diagnoses), a 1 for each row's own, or None.
+    hidden_share, nothing_known: of rows whose metadata are hidden; float32 (features,), what then stands there.
     """
 
     images: NDArray[np.uint8]
@@ -33,6 +35,9 @@ class Batches:
     batch_size: int
     seed: int
     weights: NDArray[np.float64] | None = None
+    diagnoses: Float32Array | None = None
+    hidden_share: float = 0.0
+    nothing_known: Float32Array | None = None
 
     def __len__(self) -> int:
         """Count the steps of an epoch; a last batch may be smaller."""
@@ -46,7 +51,10 @@ class Batches:
         return random.choice(len(self.rows), len(self.rows), p=self.weights)
 
     def batch(self, chosen: NDArray[np.int64]) -> Batch:
-        """Read the chosen rows: inputs (images uint8, metadata where used) and targets float32 (batch, 1)."""
+        """Read the chosen rows: inputs (images uint8, metadata where used) and targets.
+
+        targets: float32 (batch, 1), 0 or 1; the diagnoses, where there are some, behind it.
+        """
         place = self.rows[chosen]
         by_place = np.argsort(place)  # the disk is read forwards
         images = np.empty((len(chosen), *self.images.shape[1:]), np.uint8)
@@ -54,8 +62,16 @@ class Batches:
         release(self.images)
         inputs: list[NDArray[np.uint8] | Float32Array] = [images]
         if self.metadata is not None:
-            inputs.append(self.metadata[chosen])
-        return inputs, self.targets[chosen, None]
+            metadata = self.metadata[chosen]
+            if self.nothing_known is not None:
+                random = np.random.default_rng([self.seed, *chosen])  # which follow from the epoch and the step
+                hidden = random.random((len(chosen), 1)) < self.hidden_share
+                metadata = np.where(hidden, self.nothing_known, metadata)
+            inputs.append(metadata)
+        targets = self.targets[chosen, None]
+        if self.diagnoses is not None:
+            targets = np.concatenate([targets, self.diagnoses[chosen]], axis=1)
+        return inputs, targets
 
     def step(self, order: NDArray[np.int64], step: int) -> Batch:
         """Read one step's batch of an epoch's order."""

@@ -4,6 +4,7 @@ It does not need pandas, so that scoring can use it: a table is anything that gi
 answer, under any of its names, is refused as a feature.
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
     Table = pd.DataFrame | Mapping[str, Sequence[Any]]
 
 FEATURES = ("age_years", "sex", "site")
+NO_DIAGNOSIS = ("nan", "<na>", "none", "unknown")
 ANSWERS = ("target", "benign_malignant", "diagnosis")
 UNKNOWN = "unknown"
 OLDEST_YEARS = 120
 AGE_SCALE_YEARS = 90.0  # the oldest age in the SIIM-ISIC tables: most ages come out between 0 and 1
+NOTHING_KNOWN: dict[str, list[Any]] = {"age_years": [math.nan], "sex": [None], "site": [None]}  # a table of one row
 NO_AGE_YEARS = 0.0  # stands in where no training row has an age; `age_was_blank` is then 1 in all of them
 
 
@@ -164,3 +167,16 @@ def _check_words(name: str, words: Any) -> None:
         raise DataError(f"an encoder's {name} are words, each once, not {words!r}")
     if name != "inputs" and (not words or words[-1] != UNKNOWN):
         raise DataError(f"an encoder's {name} end with {UNKNOWN!r}, not {words!r}")
+
+
+def encode_diagnoses(table: "Table") -> tuple[NDArray[np.float32], list[str]]:
+    """Mark the diagnoses of a training table: float32 (rows, diagnoses), 1 for a row's own; and their names in order.
+
+    A row whose diagnosis is not known has none. It is what a network may learn to answer, and never what it is given.
+    Raises DataError where a table names fewer than two.
+    """
+    cells = [str(cell).lower() for cell in table["diagnosis"]] if "diagnosis" in table else []
+    names = sorted(set(cells) - set(NO_DIAGNOSIS))
+    if len(names) < 2:
+        raise DataError(f"the training rows name {len(names)} diagnoses; --set loss.diagnosis_share=0 does without")
+    return np.array([[cell == name for name in names] for cell in cells], np.float32), names

@@ -38,8 +38,9 @@ TO_XYZ = np.array(  # of sRGB, over the white of D65
 class Likeness:
     """How a network's features of lesions are spread: a Gaussian with few axes of its own and the same in all others.
 
-    mean: float64 (channels,) of features of length 1. axes: float64 (axes, channels), orthonormal. variances: float64
-    (axes,); rest: the variance along any other direction. limit: the distance up to which a picture is a lesion's.
+    mean: float64 (channels,) of features of length 1. axes: float64 (axes, channels), orthonormal, of values that
+    float32 holds. variances: float64 (axes,); rest: the variance along any other direction. limit: the distance up to
+    which a picture is a lesion's.
     Source: Tipping and Bishop 1999, doi:10.1111/1467-9868.00196.
     """
 
@@ -111,6 +112,7 @@ class Gate:
         values |= {f"highest_{name}": limit for name, limit in self.highest.items()}
         for number, known in enumerate(self.likeness):
             values |= {f"{name}_{number}": getattr(known, name) for name in Likeness.__dataclass_fields__}
+            values[f"axes_{number}"] = known.axes.astype(np.float32)  # nearly all of the file
         content = io.BytesIO()
         np.savez(content, **values)
         return content.getvalue()

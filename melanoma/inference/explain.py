@@ -81,9 +81,12 @@ def middle_of(answer: Answer, threshold: float) -> float:
     The mean over places is then above it exactly where the score is above the threshold, also where age, sex and site
     or the mean over several networks add something that no place shows.
     """
-    if answer.score is None:
-        return logit(threshold)
-    return logit(threshold) - (logit(answer.score) - float(_map_of(answer).mean()))
+    return logit(threshold) if answer.score is None else middle(answer.score, _map_of(answer), threshold)
+
+
+def middle(score: float, activation_map: NDArray[np.float32], threshold: float) -> float:
+    """Return what `middle_of` does, of a score in [0, 1] and its map, float32 (rows, columns)."""
+    return logit(threshold) - (logit(score) - float(activation_map.mean()))
 
 
 def overlaid(image: UInt8Array, activation_map: NDArray[np.float32], middle: float = 0.0) -> UInt8Array:
@@ -168,7 +171,7 @@ def _headline(answer: Answer) -> str:
 
 def _wrapped(text: str, font: Any, width: int) -> list[str]:
     lines: list[str] = []
-    for word in printable(text).split():
+    for word in printable(text).replace("×", "x").split():
         longer = f"{lines[-1]} {word}" if lines else word
         if lines and font.getlength(longer) <= width - 2 * MARGIN_PX:
             lines[-1] = longer

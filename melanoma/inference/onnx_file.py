@@ -36,6 +36,7 @@ OPERATORS = {
     *("Cast", "Concat", "Flatten", "Gather", "Identity", "Pad", "Reshape", "Shape", "Slice", "Split", "Squeeze"),
     *("Transpose", "Unsqueeze", "QuantizeLinear"),
 }
+FLOAT = 1  # ONNX's number for float32
 CONSTANT = {"Constant", "DequantizeLinear"}  # may be of constants alone: no larger than what stands in the file
 
 
@@ -79,9 +80,16 @@ def _strange(model: memoryview) -> str | None:
             return f"the operator {operator!r:.40}"
         if varying & given:
             varying |= made
-        elif operator not in CONSTANT:
+        elif operator not in CONSTANT and not (operator == "Cast" and _to_float32(values)):
             return "something to compute of constants alone"
     return None
+
+
+def _to_float32(node: list[tuple[int, int | memoryview]]) -> bool:
+    """Tell whether a Cast gives float32, as of weights kept in float16: at most four times what stands in the file."""
+    attributes = [_message(value) for field, value in node if field == 5]
+    given = [value for one in attributes if _text(one, 1) == b"to" for field, value in fields(one) if field == 3]
+    return bool(given) and set(given) == {FLOAT}
 
 
 def _message(value: int | memoryview) -> memoryview:

@@ -29,6 +29,7 @@ from melanoma.inference.words import ERROR, NOT_ASSESSABLE, Answer, Details, in_
 
 Float64Array = NDArray[np.float64]
 Source = Path | str | bytes | UInt8Array
+BOX = Path(__file__).parents[1] / "box"  # the bundle that comes with the package
 FEW = 8  # pictures for which every core works on one at a time: they are answered before many could be under way
 CHUNK = 2  # times an engine's batch, that a thread reads, judges and tells in one go: fewer would cost 2 % more
 
@@ -63,10 +64,15 @@ class Predictor:
     """
 
     def __init__(
-        self, model: Path | str, *, engine: str = "auto", precision: str = "float32", views: int | None = None,
+        self,
+        model: Path | str | None = None,
+        *,
+        engine: str = "auto",
+        precision: str = "float32",
+        views: int | None = None,
         few: bool = False,
-    ) -> None:  # fmt: skip
-        """Load a bundle: its folder, a run's folder, or hf://owner/name@revision.
+    ) -> None:
+        """Load a bundle: its folder, a run's folder, or hf://owner/name@revision; by default the package's own.
 
         engine, precision: as for `choose`; float32 gives the same answers on every machine. views: 1 or 8 ways to lay
         each picture down, by default those that the bundle was validated with. few: for a few pictures at a time.
@@ -210,7 +216,7 @@ class Predictor:
                 shares = output.activation_map.reshape(views, len(pictures), *output.activation_map.shape[1:])
                 activation.append(laid_back(shares).mean(axis=0))
         scores = np.mean([np.mean(of_run, axis=0) for of_run in by_run], axis=0)
-        return Judged(scores, features, _mean_map(activation) if maps else None)
+        return Judged(scores, features, mean_map(activation) if maps else None)
 
     @property
     def source(self) -> dict[str, Any]:
@@ -218,7 +224,8 @@ class Predictor:
         area = self.bundle.description["figures"]["auc"]
         auc = {name: area[name] for name in ("value", "low", "high")}
         return {
-            "model": self.bundle.name, "model_sha256": self.bundle.sha256, "model_auc": auc, "use": RESEARCH_ONLY,
+            "model": self.bundle.name, "model_sha256": self.bundle.sha256, "model_auc": auc,
+            "model_limits": self.bundle.description["figures"]["limits"], "use": RESEARCH_ONLY,
         }  # fmt: skip
 
     @property
@@ -305,8 +312,15 @@ class Predictor:
         return rebased(melanoma, own, wanted)
 
 
-def open_model(model: Path | str) -> Bundle:
-    """Open a bundle by its folder, a run's folder, or an address such as hf://owner/name@revision."""
+def open_model(model: Path | str | None = None) -> Bundle:
+    """Open a bundle by its folder, a run's folder, or an address such as hf://owner/name@revision.
+
+    By default it is the model in the box, which comes with the package. Raises ModelError where it cannot be had.
+    """
+    if model is None:
+        if not BOX.is_dir():
+            raise ModelError("no model comes with this installation; give a bundle or a run: --model FOLDER")
+        return read_bundle(BOX)
     if str(model).startswith("hf:"):
         from melanoma.inference.hub import fetch_bundle
 
@@ -342,7 +356,7 @@ def _name_of(source: Any, number: int) -> str:
     return str(source) if isinstance(source, str | Path) else f"image {number}"
 
 
-def _mean_map(maps: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+def mean_map(maps: list[NDArray[np.float32]]) -> NDArray[np.float32]:
     """Average maps of several networks; where their sizes differ, at the largest."""
     import cv2
 

@@ -93,8 +93,10 @@ def check_weights(settings: ModelSettings) -> None:
         )
 
 
-def build_backbone(settings: ModelSettings, size_px: int, weights: str | None = None, plain: bool = False) -> Any:
-    """Build the network without its top for square images, with the weights that the settings name.
+def build_backbone(
+    settings: ModelSettings, size_px: int | None, weights: str | None = None, plain: bool = False
+) -> Any:
+    """Build the network without its top for square images, of any size where it is None, with the settings' weights.
 
     On PyTorch its layers are those of `channels_last`, unless `plain`. `weights` overrules the settings: "none" where
     the caller loads its own afterwards.
@@ -117,7 +119,8 @@ def build_backbone(settings: ModelSettings, size_px: int, weights: str | None = 
     except MelanomaError:
         raise
     except ValueError as error:
-        raise UsageError(f"{settings.backbone} cannot be built for {size_px} px images: {error}") from error
+        what = "images of any size" if size_px is None else f"{size_px} px images"
+        raise UsageError(f"{settings.backbone} cannot be built for {what}: {error}") from error
     except Exception as error:
         if source != "imagenet":
             raise

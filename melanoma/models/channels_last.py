@@ -277,6 +277,8 @@ def _is_pooling(layer: Any) -> bool:
         return False
     if type(layer) is layers.MaxPooling2D or layer.padding == "valid":
         return True
+    if None in layer.input.shape[1:3]:
+        return False
     left, right, top, bottom = same_padding(layer.input.shape[1:3], layer.pool_size, layer.strides)
     return (left, top) == (right, bottom)
 

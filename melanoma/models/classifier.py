@@ -17,20 +17,26 @@ def build_classifier(
     seed: int = 0,
     weights: str | None = None,
     plain: bool = False,
+    any_size: bool = False,
 ) -> Any:
     """Build the Keras model that gives the probability of melanoma.
 
-    Inputs: `image` float32 (batch, size_px, size_px, 3) in [0, 255] and, with the metadata tower, `metadata` float32
-    (batch, metadata_features). Output: float32 (batch, 1) in [0, 1]. The last bias starts at the logit of `prior`.
-    The logit is the image's share plus the table's, so an activation map tells where the image's share came from.
+    Inputs: `image` float32 (batch, size_px, size_px, 3), or of any size, in [0, 255] and, with the metadata tower,
+    `metadata` float32 (batch, metadata_features). Output: float32 (batch, 1) in [0, 1]. The last bias starts at the
+    logit of `prior`. The logit is the image's share plus the table's, so an activation map tells where the former came
+    from.
     weights, plain: as for `build_backbone`, which also tells what is raised.
     """
     layers = keras.layers
-    image = keras.Input((images.size_px, images.size_px, 3), name="image", dtype="float32")
+    side = None if any_size else images.size_px
+    image = keras.Input((side, side, 3), name="image", dtype="float32")
     x = image
     for layer in scaling_layers(settings.backbone):
         x = layer(x)
-    feature_map = build_backbone(settings, images.size_px, weights, plain)(x)
+    backbone = build_backbone(settings, side, weights, plain)
+    for layer in backbone.layers[: round(settings.frozen_share * len(backbone.layers))]:
+        layer.trainable = False
+    feature_map = backbone(x)
     features = layers.GlobalAveragePooling2D(dtype="float32", name="features")(feature_map)
     if settings.dropout:
         # without a seed of its own Keras on PyTorch draws from a state that no checkpoint holds

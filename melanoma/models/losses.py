@@ -24,6 +24,26 @@ LOSSES: dict[str, Callable[[LossSettings], Any]] = {
 }
 
 
+def with_diagnosis(loss: Any, share: float) -> Any:
+    """Return a loss that also asks for the diagnosis: `loss`, and `share` times the cross-entropy of the diagnoses.
+
+    Targets: float (batch, 1 + diagnoses), 0 or 1 and a 1 for the diagnosis; one that is not known costs nothing.
+    Outputs: float (batch, 1 + diagnoses), the probability of melanoma and those of the diagnoses.
+    """
+    ops = keras.ops
+
+    def both(targets: Any, outputs: Any) -> Any:
+        lost = -ops.sum(targets[:, 1:] * ops.log(ops.maximum(outputs[:, 1:], keras.config.epsilon())), axis=1)
+        return loss(targets[:, :1], outputs[:, :1]) + share * ops.mean(lost)
+
+    return both
+
+
+def accuracy(targets: Any, outputs: Any) -> Any:
+    """Tell which images are on their target's side of 0.5: float (batch,), of the first columns alone."""
+    return keras.ops.cast(keras.ops.equal(outputs[:, 0] > 0.5, targets[:, 0] > 0.5), "float32")
+
+
 def build_loss(settings: LossSettings) -> Any:
     """Return the Keras loss that the settings name; raises UsageError for an unknown name, with the known ones."""
     if settings.name not in LOSSES:

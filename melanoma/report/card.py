@@ -4,7 +4,7 @@ After Mitchell et al. 2019 (arXiv:1810.03993). It computes nothing: what was not
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from melanoma import RESEARCH_ONLY
@@ -14,17 +14,18 @@ from melanoma.config import Settings
 def model_card(
     name: str,
     metrics: Mapping[str, Any],
-    settings: Settings,
+    settings: Sequence[Settings],
     *,
     data: Mapping[str, str],
     environment: Mapping[str, str],
     limits: Sequence[str],
     remarks: Sequence[str],
 ) -> str:
-    """Write the card of a run.
+    """Write the card of a run, or of several that answer together.
 
-    metrics: as `evidence.evaluate` gives them. data, environment: facts in words by name; those that are missing or
-    empty are left out. limits, remarks: sentences. Text from tables may hold anything; it is escaped.
+    metrics: as `evidence.evaluate` gives them. settings: of each run, at least one. data, environment: facts in words
+    by name; those that are missing or empty are left out. limits, remarks: sentences. Text from tables may hold
+    anything; it is escaped.
     """
     parts = [
         f"# Model card: {_plain(name)}",
@@ -47,20 +48,41 @@ def model_card(
 # ---- sections --------------------------------------------------------------------------------------------------------
 
 
-def _details(settings: Settings, environment: Mapping[str, str]) -> str:
-    model, train = settings.model, settings.train
-    inputs = "one dermoscopic photograph" + (", age, sex and anatomical site" if model.metadata else "")
+def _details(settings: Sequence[Settings], environment: Mapping[str, str]) -> str:
+    told = any(one.model.metadata for one in settings)
+    inputs = "one dermoscopic photograph" + (", age, sex and anatomical site" if told else "")
     made = [f"{part} {environment[part]}" for part in ("melanoma", "keras", "torch", "python") if environment.get(part)]
     rows = [
-        ("network", f"{model.backbone}, {settings.images.size_px} px, weights from {_file(model.weights)}"),
+        ("network", _each(settings, _network)),
+        ("answers by", f"the mean over {len(settings)} runs" if len(settings) > 1 else ""),
         ("takes", inputs),
         ("gives", "a probability of melanoma; calibrated; melanoma, benign or refer; an activation map"),
-        ("trained", f"{settings.loss.name} loss, Adam at {train.learning_rate:g}, at most {train.epochs} epochs"),
+        ("trained", _each(settings, _training)),
         ("scored by", environment.get("scored_by", "")),
         ("software", ", ".join(made)),
-        ("licence", "code Apache-2.0; the weights carry the licence of the images that they were trained on"),
+        ("licence", f"code Apache-2.0; the weights carry the images' own: {_each(settings, _licence)}"),
+        ("learned from", _each(settings, lambda one: one.data.attribution)),
     ]
     return "## Details\n\n" + _table(("", ""), rows)
+
+
+def _each(settings: Sequence[Settings], say: Callable[[Settings], str]) -> str:
+    """Say something of each run, and once what is said of several."""
+    return "; ".join(filter(None, dict.fromkeys(say(one) for one in settings)))
+
+
+def _network(settings: Settings) -> str:
+    model = settings.model
+    return f"{model.backbone}, {settings.images.size_px} px, weights from {_file(model.weights)}"
+
+
+def _training(settings: Settings) -> str:
+    train = settings.train
+    return f"{settings.loss.name} loss, Adam at {train.learning_rate:g}, at most {train.epochs} epochs"
+
+
+def _licence(settings: Settings) -> str:
+    return settings.data.licence or "not stated"
 
 
 def _use() -> str:

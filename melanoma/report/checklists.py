@@ -5,7 +5,7 @@ The items stand in tripod_ai.toml and claim.toml, each with a template over the 
 
 import string
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,13 +41,17 @@ def checklist(name: str, facts: Mapping[str, str]) -> list[Item]:
 
 
 def facts_of(
-    metrics: Mapping[str, Any], settings: Settings, *, data: Mapping[str, str], environment: Mapping[str, str]
+    metrics: Mapping[str, Any], settings: Sequence[Settings], *, data: Mapping[str, str], environment: Mapping[str, str]
 ) -> dict[str, str]:
-    """Say in words what a run knows of itself; what it does not know is missing.
+    """Say in words what a run, or several that answer together, know of themselves; what they do not know is missing.
 
-    metrics: as `evidence.evaluate` gives them; data, environment: facts in words by name.
+    metrics: as `evidence.evaluate` gives them; settings: of each run; data, environment: facts in words by name.
     """
-    facts = {**data, **_of_settings(settings), **_of_metrics(metrics), "command": environment.get("command", "")}
+    each = [_of_settings(one) for one in settings]
+    together = {name: " ".join(dict.fromkeys(one[name] for one in each)) for name in each[0]}
+    if len(each) > 1:
+        together["ensemble"] += f" The answer is the mean over {len(each)} runs."
+    facts = {**data, **together, **_of_metrics(metrics), "command": environment.get("command", "")}
     named = [f"{name} {environment[name]}" for name in SOFTWARE if environment.get(name)]
     facts["software"] = ", ".join(named)
     facts["scoring"] = f"By the exported network, {environment['scored_by']}." if environment.get("scored_by") else ""
@@ -65,14 +69,9 @@ def _filled(template: str | None, facts: Mapping[str, str]) -> str | None:
 
 
 def _of_settings(settings: Settings) -> dict[str, str]:
-    model, images, train, augment = settings.model, settings.images, settings.train, settings.augment
+    model, images, train = settings.model, settings.images, settings.train
     filters = ", ".join(images.filters) or "no filter"
-    changes = [
-        *(["mirrored"] if augment.flip else []),
-        f"turned by up to {augment.turn_degrees:g} degrees",
-        f"zoomed by up to {100 * augment.zoom:g} %",
-        f"brightness and contrast changed by up to {100 * augment.brightness:g} and {100 * augment.contrast:g} %",
-    ]
+    sides = " then ".join(map(str, settings.sides_px))
     inputs = "The photograph" + (", age, sex and anatomical site." if model.metadata else " alone.")
     weights = model.weights.replace("\\", "/").rsplit("/", 1)[-1]
     views = settings.evaluate.views
@@ -81,16 +80,19 @@ def _of_settings(settings: Settings) -> dict[str, str]:
         "outcome": "Melanoma or not, as the table's target says; carcinomas count as not.",
         "predictors": f"{inputs} Diagnosis is refused as a predictor.",
         "preprocessing": f"Each image is decoded upright, {_crop(images.crop)} to {images.size_px} px, then {filters}.",
-        "augmentation": f"Training images are {', '.join(changes)}.",
+        "augmentation": f"Training images are {', '.join(_changes(settings))}.",
         "missing": "Age: the training median, and a mark that it was blank; sex and site: a category of their own.",
         "network": f"{model.backbone} at {images.size_px} px, global average pooling, one dense sigmoid.",
         "initialisation": "At random." if weights == "none" else f"Weights of {weights}; the last layer at random.",
         "training": (
             f"{settings.loss.name} loss, Adam at {train.learning_rate:g} ({train.schedule}), batches of "
-            f"{train.batch_size}, at most {train.epochs} epochs, seed {settings.seed}."
+            f"{train.batch_size}, {sides} px, at most {train.epochs} epochs, seed {settings.seed}."
+            f"{''.join(f' {one}' for one in _besides(settings))}"
         ),
         "selection": (
-            f"The epoch with the best {train.monitor} on the held-out rows, which are also judged; patience "
+            "The last epoch. No tuning is known to the run."
+            if train.monitor == "none"
+            else f"The epoch with the best {train.monitor} on the held-out rows, which are also judged; patience "
             f"{train.patience}. No other tuning is known to the run."
         ),
         "imbalance": f"{BALANCE[settings.balance.method]} Loss: {settings.loss.name}.",
@@ -110,6 +112,32 @@ def _of_settings(settings: Settings) -> dict[str, str]:
         ),
         "limits": "Internal validation only; skin types are not recorded; the page lists what else it does not show.",
     }
+
+
+def _changes(settings: Settings) -> list[str]:
+    """Say in words what training does to images."""
+    augment = settings.augment
+    return [
+        *(["mirrored"] if augment.flip else []),
+        f"turned by up to {augment.turn_degrees:g} degrees",
+        f"zoomed by up to {100 * augment.zoom:g} %",
+        *([f"stretched by up to {100 * augment.stretch:g} %"] if augment.stretch else []),
+        *([f"moved by up to {100 * augment.shift:g} % of their side"] if augment.shift else []),
+        f"brightness and contrast changed by up to {100 * augment.brightness:g} and {100 * augment.contrast:g} %",
+        *([f"each channel changed by up to {100 * augment.colour:g} %"] if augment.colour else []),
+    ]
+
+
+def _besides(settings: Settings) -> list[str]:
+    """Say in words what else was done while training, a sentence each."""
+    model, share, average = settings.model, settings.loss.diagnosis_share, settings.train.averaging
+    told = [
+        (share, f"A second task, weighted {share:g}, names the diagnosis; it is left out afterwards."),
+        (model.frozen_share, f"The first {100 * model.frozen_share:.0f} % of the network's layers keep their weights."),
+        (model.hidden_share, f"Age, sex and site are hidden of {100 * model.hidden_share:g} % of the images."),
+        (average, f"What is kept is a moving average of the weights ({average:g} a step)."),
+    ]
+    return [sentence for used, sentence in told if used]
 
 
 def _of_metrics(metrics: Mapping[str, Any]) -> dict[str, str]:

@@ -194,7 +194,7 @@ def _show(axes: Axes, pixels: UInt8Array, title: str, caption: str = "") -> None
 
 @styled
 def plot(history: Any, monitor: str = "val_auc") -> Figure:
-    """Draw loss and accuracy curves, a point an epoch, and mark the best epoch by `monitor` (or val_loss).
+    """Draw loss and accuracy curves, a point an epoch, and mark the best by `monitor` (or val_loss), if not "none".
 
     history: the path of a history.csv, a DataFrame, a dict of lists, or what Keras' fit returns; of its columns loss,
     val_loss, accuracy, val_accuracy and val_auc those that are there.
@@ -240,6 +240,8 @@ def _curves(axes: Axes, table: pd.DataFrame, title: str, names: dict[str, str]) 
 
 
 def _best_epoch(table: pd.DataFrame, monitor: str) -> int | None:
+    if monitor == "none":  # the last is kept
+        return None
     name = next((one for one in (monitor, "val_loss") if one in table and table[one].notna().any()), None)
     if name is None:
         return None

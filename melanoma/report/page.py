@@ -6,6 +6,7 @@ whoever calls it gathers what it shows.
 
 import base64
 import io
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ class Report:
     mistakes: pd.DataFrame  # as `evidence.worst_mistakes` gives them
     mistake_images: Sequence[UInt8Array]  # uint8 RGB (height, width, 3), one for each row of `mistakes`, or none at all
     command: str  # that makes this page again
-    settings: Settings | None = None  # of the run, where there is one
+    settings: Sequence[Settings] = ()  # of the run, or of each that the answers are the mean of
     mistake_maps: Sequence[UInt8Array] = ()  # the same pictures under their activation maps
     extras: Sequence[tuple[str, str]] = ()  # further figures: what, and how much
     remarks: Sequence[str] = ()  # about the data
@@ -172,7 +173,11 @@ def exhibits(
         drawn = robustness_figure(metrics["robustness"]["changes"])
         found.append(Exhibit("robustness", "Robustness", caption, alt, drawn))
     for fold, history in histories.items():
-        caption = f"Fold {fold}. Validation images are the ones held out; the marked epoch's weights were kept."
+        kept = "last" if monitor == "none" else "marked"
+        caption = (
+            f"Fold {fold}. Validation images are the ones held out; the {kept} epoch's weights were kept. The training "
+            "loss is of images changed at random, and holds all that training minimises."
+        )
         alt = f"Loss and accuracy of fold {fold} by epoch, training and validation."
         drawn = plot(history, monitor)
         found.append(Exhibit(f"training-fold-{fold}", f"Training, fold {fold}", caption, alt, drawn))
@@ -243,7 +248,7 @@ def write_report(path: Path, content: Report) -> None:
         drawings=[(one, _inline_svg(one, number)) for number, one in enumerate(content.exhibits)],
         mistakes=_mistakes(content),
         readers=READERS,
-        settings=_told(content.settings) if content.settings else [],
+        settings=_told(content.settings),
         checklists=content.checklists or {},
     )
     write_text(path, text)
@@ -336,15 +341,14 @@ def _percent(value: float | None) -> str:
     return "n/a" if value is None else f"{100 * value:.1f} %"
 
 
-def _told(settings: Settings) -> list[tuple[str, str, bool]]:
-    """List each setting as (section.key, value, differs from the default)."""
+def _told(settings: Sequence[Settings]) -> list[tuple[str, str, bool]]:
+    """List each setting as (section.key, values, differs from the default): one value, or one of each run."""
     rows = []
-    for name, default, _ in describe():
-        value: Any = settings
-        for part in name.split("."):
-            value = getattr(value, part)
-        shown = ", ".join(value) if isinstance(value, tuple) else str(value)
-        rows.append((name, shown, str(value) != default))
+    for name, default, _ in describe() if settings else []:
+        values: list[Any] = [operator.attrgetter(name)(one) for one in settings]
+        shown = [", ".join(map(str, value)) if isinstance(value, tuple) else str(value) for value in values]
+        told = shown[0] if len(set(shown)) == 1 else " | ".join(shown)
+        rows.append((name, told, any(str(value) != default for value in values)))
     return rows
 
 

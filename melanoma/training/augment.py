@@ -9,56 +9,97 @@ from melanoma.models.backend import BACKEND, keras
 ops = keras.ops
 
 
-class RandomView(keras.layers.Layer):  # type: ignore[misc]
-    """Mirror, turn and zoom each image at random, sampled once, bilinearly, mirrored beyond the border.
+class RandomLight(keras.layers.Layer):  # type: ignore[misc]
+    """Multiply each channel of each image by its own factor of up to 1 - `most` to 1 + `most`: another light or camera.
 
-    One sampling for all three keeps the picture sharper than a chain of layers and costs a third of it.
-    Takes uint8 or float (batch, height, width, 3) and gives float32 of the same shape and range.
+    Takes and gives float32 (batch, height, width, 3) in [0, 255].
     """
 
-    def __init__(self, flip: bool, turn_degrees: float, zoom: float, seed: int, **kwargs: Any) -> None:
+    def __init__(self, most: float, seed: int, **kwargs: Any) -> None:
+        super().__init__(dtype="float32", **kwargs)
+        self.most, self.random = most, keras.random.SeedGenerator(seed)
+
+    def call(self, images: Any, training: bool = False) -> Any:
+        """Change the images while training."""
+        if not training:
+            return images
+        factor = 1 + keras.random.uniform((ops.shape(images)[0], 1, 1, 3), -self.most, self.most, seed=self.random)
+        return ops.clip(images * factor, 0, 255)
+
+
+class RandomView(keras.layers.Layer):  # type: ignore[misc]
+    """Mirror, turn, zoom, stretch and move each image at random, sampled once, bilinearly, mirrored beyond the border.
+
+    One sampling for all keeps the picture sharper than a chain of layers and costs a third of it; from images up to
+    twice as large as what is asked for it leaves out no pixel. Takes uint8 or float (batch, size_px, size_px, 3) and
+    gives float32 (batch, side, side, 3) in the same range.
+
+    side: what it gives, pixels; where it takes any_size it may be set anew, before the training function is made anew.
+    """
+
+    def __init__(
+        self, settings: AugmentSettings, seed: int, side: int, *, any_size: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(dtype="float32", autocast=False, **kwargs)
-        self.flip, self.turn, self.zoom = flip, math.radians(turn_degrees), zoom
-        self.random = keras.random.SeedGenerator(seed)
+        self.side, self.any_size = side, any_size
+        self.settings, self.random = settings, keras.random.SeedGenerator(seed)
 
     def call(self, images: Any, training: bool = False) -> Any:
         """Change the images while training; else only cast them."""
         if not training:
             return ops.cast(images, "float32")
-        count, height, width = ops.shape(images)[0], images.shape[1], images.shape[2]
-        turn = keras.random.uniform((count, 1), -self.turn, self.turn, seed=self.random)
-        scale = 1 + keras.random.uniform((count, 1), -self.zoom, self.zoom, seed=self.random)
+        settings = self.settings
+        count, size = ops.shape(images)[:2]
+        side = self.side
+        turn = self._drawn(count, math.radians(settings.turn_degrees))
+        scale = 1 + self._drawn(count, settings.zoom)
         signs = self._signs(count)
         # where each output pixel comes from, in pixels off the centre
-        down = ops.reshape(ops.repeat(ops.arange(height, dtype="float32"), width), (1, -1)) - (height - 1) / 2
-        right = ops.reshape(ops.tile(ops.arange(width, dtype="float32"), height), (1, -1)) - (width - 1) / 2
+        line = (ops.arange(side, dtype="float32") - (side - 1) / 2) * (size / side)
+        down, right = ops.reshape(ops.repeat(line, side), (1, -1)), ops.reshape(ops.tile(line, side), (1, -1))
         cosine, sine = ops.cos(turn) * scale, ops.sin(turn) * scale
-        rows = signs[:, :1] * (cosine * down + sine * right) + (height - 1) / 2
-        columns = signs[:, 1:] * (cosine * right - sine * down) + (width - 1) / 2
+        rows = signs[:, :1] * (cosine * down + sine * right)
+        columns = signs[:, 1:] * (cosine * right - sine * down)
+        if settings.stretch:
+            longer = 1 + self._drawn(count, settings.stretch)
+            rows, columns = rows * longer, columns / longer
+        if settings.shift:
+            rows = rows + self._drawn(count, settings.shift) * size
+            columns = columns + self._drawn(count, settings.shift) * size
+        rows, columns = rows + (size - 1) / 2, columns + (size - 1) / 2
         if BACKEND == "torch":
             from melanoma.training.sampler import sampled
 
-            return sampled(images, rows, columns)
-        return _sample(images, _mirrored(rows, height), _mirrored(columns, width))
+            return sampled(images, rows, columns, side)
+        return _sample(images, _mirrored(rows, size), _mirrored(columns, size), side)
+
+    def _drawn(self, count: Any, most: float) -> Any:
+        return keras.random.uniform((count, 1), -most, most, seed=self.random)
 
     def _signs(self, count: Any) -> Any:
-        if not self.flip:
+        if not self.settings.flip:
             return ops.ones((count, 2))
         return ops.sign(keras.random.uniform((count, 2), -1, 1, seed=self.random) + 1e-12)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """The shape stays."""
-        return input_shape
+        """Give the shape of the views, without their size where that may change."""
+        side = None if self.any_size else self.side
+        return (*input_shape[:1], side, side, *input_shape[3:])
 
 
-def augmentation(settings: AugmentSettings, seed: int) -> list[Any]:
-    """List the layers that the settings ask for, each with its own seed; they pass images through when not training."""
+def augmentation(settings: AugmentSettings, seed: int, side: int, *, any_size: bool = False) -> list[Any]:
+    """List the layers that the settings ask for, each with its own seed; they pass images through when not training.
+
+    side, any_size: as for the first of them, RandomView.
+    """
     layers = keras.layers
-    chain: list[Any] = [RandomView(settings.flip, settings.turn_degrees, settings.zoom, seed, name="random_view")]
+    chain: list[Any] = [RandomView(settings, seed, side, any_size=any_size, name="random_view")]
     if settings.brightness:
         chain.append(layers.RandomBrightness(settings.brightness, value_range=(0, 255), seed=seed + 1, dtype="float32"))
     if settings.contrast:
         chain.append(layers.RandomContrast(settings.contrast, value_range=(0, 255), seed=seed + 2, dtype="float32"))
+    if settings.colour:
+        chain.append(RandomLight(settings.colour, seed + 3, name="random_light"))
     return chain
 
 
@@ -69,9 +110,9 @@ def _mirrored(position: Any, size: int) -> Any:
     return ops.minimum(folded, period - folded)
 
 
-def _sample(images: Any, rows: Any, columns: Any) -> Any:
-    """Read images (batch, height, width, 3) at fractional positions (batch, height x width), bilinearly."""
-    height, width, channels = images.shape[1], images.shape[2], images.shape[3]
+def _sample(images: Any, rows: Any, columns: Any, side: int) -> Any:
+    """Read images (batch, height, width, 3) at fractional positions (batch, side x side), bilinearly."""
+    height, width, channels = ops.shape(images)[1:]
     flat = ops.reshape(images, (-1, channels))
     first = ops.expand_dims(ops.arange(ops.shape(images)[0], dtype="int32") * (height * width), 1)
     top, left = ops.floor(rows), ops.floor(columns)
@@ -84,4 +125,4 @@ def _sample(images: Any, rows: Any, columns: Any) -> Any:
 
     upper = pixels(top, left) * (1 - right) + pixels(top, beside) * right
     lower = pixels(bottom, left) * (1 - right) + pixels(bottom, beside) * right
-    return ops.reshape(upper * (1 - down) + lower * down, (-1, height, width, channels))
+    return ops.reshape(upper * (1 - down) + lower * down, (-1, side, side, channels))

@@ -1,6 +1,7 @@
 """A trained network to an ONNX file that is proven equal to it. PyTorch writes the file, whichever backend trained."""
 
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ def export_network(
 def _load(weights: Path, settings: Settings, metadata_features: int, *, plain: bool) -> Any:
     """Rebuild a trained classifier in float32 from our own settings and its weights file."""
     keras.config.set_dtype_policy("float32")
-    classifier = build_classifier(settings.model, settings.images, metadata_features, weights="none", plain=plain)
+    build = partial(build_classifier, settings.model, settings.images, metadata_features, weights="none")
+    classifier = build(plain=plain, any_size=settings.any_size)
     try:
         classifier.load_weights(weights)
     except (OSError, ValueError, KeyError) as error:

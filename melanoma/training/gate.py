@@ -215,7 +215,8 @@ def _spread(features: NDArray[np.float32]) -> Likeness:
     variances = lengths**2 / len(values)
     most = min(AXES, len(variances) // 2)
     rest = max(float(variances[most:].sum()) / max(values.shape[1] - most, 1), 1e-12)
-    return Likeness(mean, axes[:most], np.maximum(variances[:most], rest), rest, 1.0)
+    kept = axes[:most].astype(np.float32).astype(np.float64)  # as they are written
+    return Likeness(mean, kept, np.maximum(variances[:most], rest), rest, 1.0)
 
 
 def _cross_fitted(

@@ -21,6 +21,11 @@ def say(text: str) -> None:
     console.print(text, markup=False, soft_wrap=True)
 
 
+def note(remark: str) -> None:
+    """Say something that the user should know."""
+    say(f"note: {remark}")
+
+
 class Interrupted(KeyboardInterrupt):
     """The user asked for a stop, and everything that a resume needs has been saved."""
 

@@ -2,6 +2,10 @@
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +17,14 @@ from melanoma.config import Settings, TrainSettings
 from melanoma.data.balance import site_weights
 from melanoma.data.batches import Batch, Batches
 from melanoma.data.cache import Cache
-from melanoma.data.encode import learn_encoder
+from melanoma.data.encode import NOTHING_KNOWN, encode_diagnoses, learn_encoder
 from melanoma.errors import DataError, MelanomaError, listed
 from melanoma.evaluation.metrics import auc
 from melanoma.files import previous, sha256, write_bytes, write_json, write_text
 from melanoma.machine import keep_memory
 from melanoma.models.backend import BACKEND, has_bfloat16, keras
 from melanoma.models.classifier import build_classifier
-from melanoma.models.losses import build_loss
+from melanoma.models.losses import accuracy, build_loss, with_diagnosis
 from melanoma.runs import Run
 from melanoma.training.augment import augmentation
 from melanoma.training.memory import check_memory, told_if_memory_runs_out
@@ -31,11 +35,19 @@ SAVE_EVERY_SECONDS = 600.0  # the most of a long epoch that a kill can cost
 
 
 def train_fold(  # noqa: PLR0915  one straight line
-    run: Run, fold: int, settings: Settings, *, training: pd.DataFrame, validation: pd.DataFrame, cache: Cache
+    run: Run,
+    fold: int,
+    settings: Settings,
+    *,
+    training: pd.DataFrame,
+    validation: pd.DataFrame,
+    cache: Cache,
+    larger: Cache | None = None,
 ) -> None:
     """Train one fold's network and leave its weights, history, encoder and state in the run.
 
-    training, validation: tables as `melanoma.data.records` makes them, a row an image of the cache.
+    training, validation: tables as `melanoma.data.records` makes them, a row an image of the cache. larger: the same
+    images as training views are drawn from them, where they are larger.
     Goes on where an earlier attempt stopped. Raises Interrupted after saving where the user asked for a stop,
     DataError where a class is absent in training, MelanomaError where the loss is no longer a number.
     """
@@ -54,9 +66,11 @@ def train_fold(  # noqa: PLR0915  one straight line
     encoder = learn_encoder(training)
     write_json(run.encoder(fold), encoder.to_json())
     weights = site_weights(training)[0] if settings.balance.method == "weights" else None
+    share = settings.loss.diagnosis_share
+    diagnoses, diagnosis_names = encode_diagnoses(training) if share else (None, [])
 
     # ---- batches -----------------------------------------------------------------------------------------------
-    def batches(rows: pd.DataFrame, weights: NDArray[np.float64] | None) -> Batches:
+    def batches(rows: pd.DataFrame, weights: NDArray[np.float64] | None, cache: Cache) -> Batches:
         return Batches(
             images=cache.images,
             rows=cache.rows_of(rows["image_name"]),
@@ -67,7 +81,11 @@ def train_fold(  # noqa: PLR0915  one straight line
             weights=weights,
         )
 
-    train, held_out = batches(training, weights), batches(validation, None)
+    train, held_out = batches(training, weights, larger or cache), batches(validation, None, cache)
+    train = replace(train, diagnoses=diagnoses)
+    if settings.model.hidden_share:
+        nothing = encoder.features(NOTHING_KNOWN)[0]
+        train = replace(train, hidden_share=settings.model.hidden_share, nothing_known=nothing)
 
     # ---- network, loss, optimizer ------------------------------------------------------------------------------
     keep_memory()
@@ -75,19 +93,21 @@ def train_fold(  # noqa: PLR0915  one straight line
     keras.config.set_dtype_policy(precision(settings.train))
     prior = 0.5 if weights is not None else float(training["target"].mean())
     ready_weights = "none" if has_state(run.state(fold)) else None  # a saved state replaces them
-    classifier = build_classifier(
-        settings.model,
-        settings.images,
-        len(encoder.feature_names),
-        prior=prior,
-        seed=settings.seed + fold,
-        weights=ready_weights,
-    )
-    model = _with_augmentation(classifier, settings, settings.seed + fold)
+    build = partial(build_classifier, settings.model, settings.images, len(encoder.feature_names), prior=prior)
+    classifier = build(seed=settings.seed + fold, weights=ready_weights, any_size=settings.any_size)
+    model = _with_augmentation(classifier, settings, settings.seed + fold, len(diagnosis_names))
     optimizer = build_optimizer(settings.train, len(train))
-    model.compile(optimizer, build_loss(settings.loss), metrics=[keras.metrics.BinaryAccuracy(name="accuracy")])
+    loss = build_loss(settings.loss)
+    right = keras.metrics.MeanMetricWrapper(accuracy, name="accuracy")
+    model.compile(optimizer, with_diagnosis(loss, share) if share else loss, metrics=[right])
     optimizer.build(model.trainable_variables)
-    check_memory(model, settings.train.batch_size)
+    largest = settings.images.model_copy(update={"size_px": max(settings.sides_px)})
+    check_memory(
+        build_classifier(settings.model, largest, len(encoder.feature_names), weights="none")
+        if settings.any_size
+        else model,
+        settings.train.batch_size,
+    )
     model.test_on_batch(*_fed(train.batch(np.arange(min(2, len(train.rows))))))  # fails early, and makes every variable
 
     # ---- epochs ------------------------------------------------------------------------------------------------
@@ -100,6 +120,7 @@ def train_fold(  # noqa: PLR0915  one straight line
         while not position.finished:
             order, started, first_step = train.order(position.epoch), time.monotonic(), position.step
             coming = train.ahead(order, first_step)
+            _set_side(model, side_of(settings, position.epoch))
             for batch in map(_fed, coming):
                 logs = model.train_on_batch(*batch, return_dict=True)  # of this batch alone
                 if not math.isfinite(logs["loss"]):
@@ -118,28 +139,32 @@ def train_fold(  # noqa: PLR0915  one straight line
                     raise Interrupted
             seconds = time.monotonic() - started
             trained = max(len(order) - first_step * train.batch_size, 0)  # none where only the validation was left
+            with averaged(model):
+                judged = validate(classifier, held_out, loss)
+                watched = judged.get(settings.train.monitor)
+                best = settings.train.monitor == "none" or _better(watched, position.best, settings.train.monitor)
+                to_keep = weights_file(classifier) if best or not run.weights(fold).exists() else None
             row: dict[str, Any] = {
                 "epoch": position.epoch + 1,
                 "loss": position.loss / position.images,
                 "accuracy": position.right / position.images,
-                **validate(classifier, held_out, model.loss),
+                **judged,
                 "learning_rate": float(keras.ops.convert_to_numpy(optimizer.learning_rate)),
                 "images_per_second": trained / seconds if trained else None,
                 "waiting_share": coming.waited / seconds if trained else None,
             }
-            best = _better(row[settings.train.monitor], position.best, settings.train.monitor)
             position.history.append(row)
             position.close_epoch()
-            if best or not run.weights(fold).exists():
-                position.best, position.best_epoch = row[settings.train.monitor], position.epoch
-                write_bytes(run.weights(fold), weights_file(classifier), keep=True)
+            if to_keep is not None:
+                position.best, position.best_epoch = watched, position.epoch
+                write_bytes(run.weights(fold), to_keep, keep=True)
                 position.best_sha256 = sha256(run.weights(fold))
             waited = position.epoch - position.best_epoch
             position.finished = position.epoch >= epochs or waited >= settings.train.patience
             write_text(run.history(fold), pd.DataFrame(position.history).to_csv(index=False))
             save_state(run.state(fold), model, position)
             saved = time.monotonic()
-            show.epoch(row, best)
+            show.epoch(row, best and settings.train.monitor != "none")
             if stop_requested():
                 raise Interrupted
 
@@ -155,7 +180,7 @@ def _restore_best(weights: Path, position: Position) -> None:
         if path.exists() and sha256(path) == position.best_sha256:
             path.replace(weights)
             return
-    say(f"note: {weights} is damaged or missing; the best of the coming epochs is taken")
+    say(f"note: {weights} is damaged or missing; it is written anew in the coming epochs")
     position.best = None
 
 
@@ -189,7 +214,42 @@ def build_optimizer(settings: TrainSettings, steps: int) -> Any:
         from melanoma.training.adam import FusedAdam
 
         adam = FusedAdam
-    return adam(rate, weight_decay=settings.weight_decay or None)
+    average = settings.averaging or None
+    return adam(rate, weight_decay=settings.weight_decay or None, use_ema=bool(average), ema_momentum=average or 0.99)
+
+
+@contextmanager
+def averaged(model: Any) -> Iterator[None]:
+    """Let a model have the moving average of its weights for a while, where its optimizer keeps one.
+
+    Source: Polyak and Juditsky 1992, doi:10.1137/0330046.
+    """
+    if not model.optimizer.use_ema:
+        yield
+        return
+    variables = model.trainable_variables
+    kept = _values(variables)
+    model.optimizer.finalize_variable_values(variables)
+    _assign(variables, _values(variables))  # own copies: JAX frees what it has answered with, and so the average itself
+    try:
+        yield
+    finally:
+        _assign(variables, kept)
+
+
+def _values(variables: list[Any]) -> list[NDArray[Any]]:
+    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
+
+
+def _assign(variables: list[Any], values: list[NDArray[Any]]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+def side_of(settings: Settings, epoch: int) -> int:
+    """Tell the side that an epoch's images are trained at, pixels."""
+    sizes = settings.sides_px
+    return sizes[epoch * len(sizes) // settings.train.epochs]
 
 
 def validate(classifier: Any, held_out: Batches, loss: Any) -> dict[str, float | None]:
@@ -206,20 +266,36 @@ def validate(classifier: Any, held_out: Batches, loss: Any) -> dict[str, float |
     }
 
 
-def _with_augmentation(classifier: Any, settings: Settings, seed: int) -> Any:
-    image = keras.Input((settings.images.size_px, settings.images.size_px, 3), name="image", dtype="uint8")
+def _with_augmentation(classifier: Any, settings: Settings, seed: int, diagnoses: int = 0) -> Any:
+    """Put before a classifier what changes its images, and beside its answer one that names so many diagnoses."""
+    image = keras.Input((settings.largest_px, settings.largest_px, 3), name="image", dtype="uint8")
     x = image
-    for layer in augmentation(settings.augment, seed):
+    for layer in augmentation(settings.augment, seed, side_of(settings, 0), any_size=settings.any_size):
         x = layer(x)
     kind: Any = keras.Model
     if BACKEND == "torch":
         from melanoma.training.halving import HalvingModel
 
         kind = HalvingModel
-    if not settings.model.metadata:
-        return kind(image, classifier(x))
-    metadata = keras.Input(classifier.inputs[1].shape[1:], name="metadata", dtype="float32")
-    return kind([image, metadata], classifier([x, metadata]))
+    inputs, given = image, x
+    if settings.model.metadata:
+        metadata = keras.Input(classifier.inputs[1].shape[1:], name="metadata", dtype="float32")
+        inputs, given = [image, metadata], [x, metadata]
+    if not diagnoses:
+        return kind(inputs, classifier(given))
+    told = keras.Model(classifier.inputs, [classifier.output, classifier.get_layer("features").output])
+    probability, features = told(given)
+    named = keras.layers.Dense(diagnoses, activation="softmax", dtype="float32", name="diagnosis")(features)
+    both = keras.layers.Concatenate(dtype="float32", name="both")([probability, named])
+    return kind(inputs, both)
+
+
+def _set_side(model: Any, side: int) -> None:
+    """Let a model be trained on images of that size from here on."""
+    view = model.get_layer("random_view")
+    if side != view.side:
+        view.side = side
+        model.make_train_function(force=True)  # which a backend may have compiled for the size before
 
 
 def _fed(batch: Batch) -> tuple[Any, NDArray[np.float32]]:
@@ -238,5 +314,5 @@ def _better(value: float | None, best: float | None, monitor: str) -> bool:
 def _not_a_number(fold: int, position: Position, names: list[str]) -> str:
     return (
         f"the loss of fold {fold} is no longer a number at epoch {position.epoch + 1}, step {position.step + 1} "
-        f"(images {listed(names)}); the weights of the best epoch are kept. Try a lower train.learning_rate"
+        f"(images {listed(names)}); what earlier epochs left is kept. Try a lower train.learning_rate"
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from melanoma import RESEARCH_ONLY
-from melanoma.errors import MelanomaError, MissingExtraError, UsageError
+from melanoma.errors import MelanomaError, MissingExtraError, UsageError, printable
 from melanoma.evaluation.metrics import predictive_values
 from melanoma.images.decode import decode
 from melanoma.images.filters import shrunk
@@ -204,7 +204,7 @@ def _add_answers(app: FastAPI, service: Service, metrics: Metrics) -> None:
                 return await asyncio.to_thread(_drawn, service.predictor, answer, content, as_picture)
 
 
-def serve(model: Path | str, *, host: str, port: int, views: int | None, queue: int, largest_bytes: int) -> None:
+def serve(model: Path | str | None, *, host: str, port: int, views: int | None, queue: int, largest_bytes: int) -> None:
     """Answer over HTTP until SIGTERM or Ctrl-C, then finish what is under way.
 
     queue, largest_bytes: as for `create_app`. Raises MelanomaError as Predictor does, or where the port is taken.
@@ -226,7 +226,8 @@ def serve(model: Path | str, *, host: str, port: int, views: int | None, queue: 
         timeout_keep_alive=15, timeout_graceful_shutdown=DRAIN_SECONDS,
     )  # fmt: skip
     shown = f"[{host}]" if ":" in host else host
-    print(f"serving {model} on http://{shown}:{taken}; Ctrl-C ends it", file=sys.stderr, flush=True)
+    told = f"serving on http://{shown}:{taken}; Ctrl-C ends it; {printable(predictor.worth)}"
+    print(told, file=sys.stderr, flush=True)
     with suppress(KeyboardInterrupt):
         uvicorn.Server(settings).run([listening])
     print("stopped", file=sys.stderr)
@@ -244,9 +245,9 @@ def model_facts(predictor: Predictor, details: Details) -> dict[str, Any]:
         "name": bundle.name,
         "version": version("melanoma"),
         "sha256": bundle.sha256,
-        "size_px": bundle.runs[0]["images"].size_px,
+        "sizes_px": sorted({run["images"].size_px for run in bundle.runs}),
         "networks": len(bundle.networks),
-        "views": bundle.runs[0]["views"],
+        "views": sorted({run["views"] for run in bundle.runs}),
         "engine": str(predictor.choice),
         "metadata": predictor.uses_metadata,
         "sexes": ["female", "male"],

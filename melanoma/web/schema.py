@@ -44,9 +44,9 @@ class Model(Open):
     use: str
     version: str
     sha256: str = Field(description="of the bundle's list of hashes")
-    size_px: int
+    sizes_px: list[int]
     networks: int
-    views: int
+    views: list[int]
     metadata: bool = Field(description="whether age, sex and site are looked at")
     sexes: list[str]
     sites: list[str]
@@ -95,6 +95,7 @@ class Predicted(BaseModel):
     model: str
     model_sha256: str
     model_auc: Area
+    model_limits: list[str]
     use: str
     answers: list[AnswerOut]
 
@@ -105,6 +106,7 @@ class Explained(BaseModel):
     model: str
     model_sha256: str
     model_auc: Area
+    model_limits: list[str]
     use: str
     answer: AnswerOut
     picture_png: str = Field(description="base64: the picture upright, made small, cut to what the network saw of it")

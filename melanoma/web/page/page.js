@@ -54,7 +54,8 @@ function showModel() {
     `On ${model.images.toLocaleString("en")} held-out images with ${model.melanomas.toLocaleString("en")} melanomas, ` +
     `of patients whom its networks had not seen, its AUC was ${area.value.toFixed(3)}${interval}: so often does a ` +
     "melanoma get a higher score than a benign lesion. The interval holds for patients of that dataset.";
-  const facts = [["Networks", `${model.networks}, each looking at ${model.views} view${model.views > 1 ? "s" : ""} of ${model.size_px} pixels`]];
+  const [views, sizes] = [model.views.join(" or "), model.sizes_px.join(" or ")];
+  const facts = [["Networks", `${model.networks}, each looking at ${views} view${views === "1" ? "" : "s"} of ${sizes} pixels`]];
   if (model.control_auc && model.control_auc.value !== null) {
     const by = model.control === "all of these" ? "the table and the files together" : model.control;
     facts.push(["Without a look at a lesion", `AUC ${model.control_auc.value.toFixed(3)}, from ${by}`]);
