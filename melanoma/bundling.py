@@ -22,7 +22,7 @@ from melanoma.files import folder_aside, read_json, replacing_folder, sha256, wr
 from melanoma.inference.assess import Gate
 from melanoma.inference.bundle import SUMS, Bundle, check_place, code_hash, read_bundle, write_bundle
 from melanoma.inference.engine import Precision
-from melanoma.judge import PREDICTION_COLUMNS, answered, read_predictions, told, write_table
+from melanoma.judge import PREDICTION_COLUMNS, answered, seen_by_networks, told, write_table
 from melanoma.judge_run import Trained, judge_run
 from melanoma.machine import installed_version
 from melanoma.prepare import Prepared
@@ -280,7 +280,7 @@ def _write_mean(mean: Run, runs: Sequence[Run], names: list[str]) -> list[str]:
         files = [getattr(run, path) for run in runs]
         if not all(file.exists() for file in files):
             continue
-        tables = [read_predictions(file) for file in files]
+        tables = [seen_by_networks(file) for file in files]
         rows, found = common_rows(tables, names)
         remarks += found if path == "predictions" else []
         fold = tables[0].set_index("image_name").loc[rows["image_name"], "fold"].to_numpy()
@@ -288,7 +288,7 @@ def _write_mean(mean: Run, runs: Sequence[Run], names: list[str]) -> list[str]:
             remarks.append(f"{listed(names)} were not split alike: folds are told as {names[0]} was split")
         rows = answered(rows.assign(fold=fold, probability=rows[names].mean(axis=1)), threshold)
         write_table(getattr(mean, path), rows[PREDICTION_COLUMNS])
-    tests = [read_predictions(run.test_predictions) for run in runs if run.test_predictions.exists()]
+    tests = [seen_by_networks(run.test_predictions) for run in runs if run.test_predictions.exists()]
     if len(tests) == len(runs):  # of one table, as runs are reopened only where it is unchanged
         probability = np.mean([one["probability"] for one in tests], axis=0)
         rows = tests[0][["image_name", "patient_id"]].assign(probability=probability)

@@ -191,6 +191,9 @@ class EvaluateSettings(Section):
     coverage: float = Field(
         0.9, gt=0.5, lt=1, description="share of each class whose conformal answer must not exclude the truth"
     )
+    clinical: bool = Field(
+        False, description="also weigh age, sex and site, where they are known, beside what the networks see"
+    )
     context: bool = Field(False, description="also give scores relative to the same patient's other images")
     bootstrap_samples: int = Field(1000, ge=100, le=100_000, description="resamples of patients for intervals")
 
@@ -218,6 +221,11 @@ class Settings(Section):
     def largest_px(self) -> int:
         """The side of the images that training images are drawn from, pixels."""
         return self.train.drawn_from_px or self.images.size_px
+
+    @property
+    def patient_details(self) -> bool:
+        """Whether age, sex and site are used, by the network or beside its score."""
+        return self.model.metadata or self.evaluate.clinical
 
     @property
     def any_size(self) -> bool:

@@ -18,11 +18,13 @@ from melanoma.data.folds import make_folds
 from melanoma.data.records import read_dataset, read_sizes, read_text
 from melanoma.errors import DataError, listed
 from melanoma.evaluation import evidence
-from melanoma.evaluation.answers import Answers, learn_answers
+from melanoma.evaluation.answers import PARTS, Answers, learn_answers
+from melanoma.evaluation.clinical import cross_fitted_clinical, fit_clinical
 from melanoma.evaluation.context import cross_fitted_context, fit_context
 from melanoma.evaluation.control import Control, control_probabilities
-from melanoma.evaluation.intervals import auc_interval, figure
+from melanoma.evaluation.intervals import auc_difference_interval, auc_interval, figure
 from melanoma.evaluation.metrics import auc
+from melanoma.evaluation.recalibration import parts_by_patient
 from melanoma.files import replacing, sha256, write_json, write_text
 from melanoma.report import page
 from melanoma.report.card import model_card
@@ -31,6 +33,7 @@ from melanoma.report.figures import mistakes_figure, save
 from melanoma.runs import Run
 
 PREDICTION_COLUMNS = ["image_name", "patient_id", "fold", "target", "probability", "answer"]
+ANSWER_COLUMNS = ["picture", "calibrated", "said", "with_context"]  # what judging writes beside them
 CONTROL_FOLDS = 5
 MOST_NAMED = 4  # groups that did worse, in the limits that go with every answer
 OPERATING_POINT = 0.9  # sensitivity that labels aim at
@@ -50,6 +53,7 @@ class Judged:
     """Predictions with what was learned of them.
 
     predictions: a row an image with what the table knows of it, and its cross-fitted answer: `calibrated`, `said`.
+    Where age, sex and site are weighed too, `probability` is with them and `picture` without.
     """
 
     predictions: pd.DataFrame
@@ -77,14 +81,40 @@ def judge(
     rows = predictions.reset_index(drop=True).assign(**{name: table[name].to_numpy()[place] for name in known})
     if files is not None:
         rows = rows.assign(width=files["width"].to_numpy()[place], height=files["height"].to_numpy()[place])
-    judging = settings.evaluate
+    judging, clinical = settings.evaluate, None
+    if judging.clinical:
+        clinical, rows = _with_clinical(rows, settings)
     answers = learn_answers(rows["target"], rows["probability"], rows["group"], judging, settings.seed)
     rows = rows.assign(calibrated=answers.calibrated, said=answers.said)
     metrics = evidence.evaluate(rows, judging, settings.seed, controls, answers)
+    if clinical:
+        metrics["clinical"] = clinical
     if judging.context:
         metrics["with_context"], in_context = _with_context(rows, answers, settings)
         rows = rows.assign(with_context=in_context)
     return Judged(rows, controls, answers, metrics)
+
+
+def _with_clinical(rows: pd.DataFrame, settings: Settings) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Weigh age, sex and site beside the scores, cross-fitted, and tell what that gains."""
+    target, picture, patient = (rows[name].to_numpy() for name in ("target", "probability", "patient_id"))
+    part = parts_by_patient(rows["group"], PARTS, settings.seed, target=target)
+    scores, learned = cross_fitted_clinical(target, picture, rows, part), None
+    if not np.isnan(scores).any():
+        learned = fit_clinical(target, picture, rows)
+    alone = auc(target, picture)
+    if learned is None or alone is None:
+        reason = "age, sex and site are not known of enough patients of both classes"
+        return {"difference": figure(None, None, reason), "weights": None}, rows
+    draws: dict[str, Any] = {"samples": settings.evaluate.bootstrap_samples, "seed": settings.seed}
+    told = {
+        "auc_of_the_picture": figure(alone, auc_interval(target, picture, patient, **draws)),
+        "difference": figure(
+            (auc(target, scores) or 0.0) - alone, auc_difference_interval(target, scores, picture, patient, **draws)
+        ),
+        "weights": learned.to_json(),
+    }
+    return told, rows.assign(probability=scores, picture=picture)
 
 
 def _with_context(rows: pd.DataFrame, answers: Answers, settings: Settings) -> tuple[dict[str, Any], Any]:
@@ -116,7 +146,7 @@ def told(
         and all(point[name]["value"] is not None for name in ("sensitivity", "specificity"))
     ]
     wanted = next((point for point in points if point["wanted_sensitivity"] == OPERATING_POINT), None)
-    learned = ("calibrator", "conformal", "prevalence", "prevalence_of_the_data", "context")
+    learned = ("calibrator", "conformal", "prevalence", "prevalence_of_the_data", "clinical", "context")
     answers = {
         **{name: calibration[name] for name in learned},
         "threshold": wanted["threshold"] if wanted else threshold,
@@ -245,6 +275,14 @@ def read_predictions(path: Path) -> pd.DataFrame:
     return text.assign(probability=values, **numbers)
 
 
+def seen_by_networks(path: Path) -> pd.DataFrame:
+    """Read predictions as the networks made them, without what judging wrote beside them or weighed into them."""
+    table = read_predictions(path)
+    if "picture" in table:
+        table["probability"] = pd.to_numeric(table["picture"])
+    return table.drop(columns=ANSWER_COLUMNS, errors="ignore")
+
+
 def _numbers(path: Path, text: pd.DataFrame, name: str) -> pd.Series:
     """Read a column of small whole numbers; only a fold cannot be blank."""
     numbers = pd.to_numeric(text[name], errors="coerce").astype("float64")
@@ -275,12 +313,16 @@ def write_page(run: Run, judged: Judged, report: page.Report, data: Mapping[str,
     page.write_report(run.report, report)
 
 
-def write_calibration(run: Run, judged: Judged) -> dict[str, float] | None:
-    """Write calibration.json; return the weights of a patient's other images, where there are any."""
+def write_calibration(run: Run, judged: Judged) -> dict[str, Any]:
+    """Write calibration.json, and return what stands in it."""
     points = {str(point["wanted_sensitivity"]): point["threshold"] for point in judged.metrics["operating_points"]}
-    context: dict[str, float] | None = judged.metrics.get("with_context", {}).get("weights")
-    write_json(run.calibration, {**judged.answers.to_json(), "thresholds": points, "context": context})
-    return context
+    weights = {
+        name: judged.metrics.get(metric, {}).get("weights")
+        for name, metric in (("clinical", "clinical"), ("context", "with_context"))
+    }
+    calibration = {**judged.answers.to_json(), "thresholds": points, **weights}
+    write_json(run.calibration, calibration)
+    return calibration
 
 
 def answered(rows: pd.DataFrame, threshold: float) -> pd.DataFrame:

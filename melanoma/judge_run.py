@@ -16,6 +16,7 @@ from melanoma.data.encode import Encoder
 from melanoma.data.facts import colours, control_facts
 from melanoma.evaluation import evidence
 from melanoma.evaluation.answers import Answers
+from melanoma.evaluation.clinical import Clinical
 from melanoma.evaluation.context import Context
 from melanoma.evaluation.metrics import auc
 from melanoma.files import read_json
@@ -24,14 +25,22 @@ from melanoma.inference.engine import Choice, Engine
 from melanoma.inference.explain import middle, overlaid
 from melanoma.inference.predict import mean_map
 from melanoma.inference.robustness import CHANGES, changed_scores
-from melanoma.judge import Judged, judge, read_predictions, write_calibration, write_page, write_table
+from melanoma.judge import (
+    ANSWER_COLUMNS,
+    Judged,
+    answered,
+    judge,
+    seen_by_networks,
+    write_calibration,
+    write_page,
+    write_table,
+)
 from melanoma.prepare import Prepared
 from melanoma.report import page
 from melanoma.runs import Run
 
 MOST_CHANGED = 400  # lesions that are turned, mirrored, brightened
 MOST_PASSES = 16_000  # through networks, for all their changes and views
-ANSWER_COLUMNS = ["calibrated", "said", "with_context"]
 
 
 # the places of some rows, the network that has not seen them, their images and metadata
@@ -105,19 +114,23 @@ def judge_run(
     facts = control_facts(table, files, colours(prepared.cache.thumbnails)[rows])
 
     # ---- answers, and every figure of metrics.json ---------------------------------------------------------------
-    predictions = read_predictions(run.predictions)
+    predictions = seen_by_networks(run.predictions)
     group = pd.Series(prepared.group, index=prepared.table["image_name"])
     predictions["group"] = group[predictions["image_name"]].to_numpy()
     judged = judge(predictions, table, facts, settings, files)
     judged.metrics["robustness"] = _robustness(trained, judged)
     extras = []
+    clinical = judged.metrics.get("clinical", {}).get("weights")
     if run.held_out_predictions.exists():
-        everything = read_predictions(run.held_out_predictions)
+        everything = seen_by_networks(run.held_out_predictions)
+        if clinical:
+            known = prepared.table.set_index("image_name").loc[everything["image_name"]]
+            everything["probability"] = Clinical.from_json(clinical).apply(everything["probability"], known)
         area = auc(everything["target"], everything["probability"])
         judged.metrics["all_rows_of_held_out_patients"] = {"images": len(everything), "auc": area}
         shown = "n/a (one class only)" if area is None else f"AUC {area:.3f}"
         extras.append((f"All {len(everything):,} images of the held-out patients, without balance", shown))
-    _write_answers(run, judged)
+    _write_answers(run, judged, prepared.test, settings.evaluate.threshold)
 
     # ---- the page ------------------------------------------------------------------------------------------------
     histories = {
@@ -170,23 +183,31 @@ def _robustness(trained: Sequence[Trained], judged: Judged) -> dict[str, Any] | 
     rows = judged.predictions.sample(count, random_state=settings.seed).sort_values(["fold", "image_name"])
     found = [one.changed(rows) for one in trained]
     scores = {name: np.mean([one[name] for one in found], axis=0) for name in found[0]}
+    if weights := judged.metrics.get("clinical", {}).get("weights"):
+        clinical = Clinical.from_json(weights)
+        scores = {name: clinical.apply(values, rows) for name, values in scores.items()}
     before = scores.pop("")
     views = [one.settings.evaluate.views for one in trained]
     found_of = evidence.robustness(before, scores, threshold, rows["patient_id"].to_numpy())
     return {"views": views[0] if len(set(views)) == 1 else views, **found_of}
 
 
-def _write_answers(run: Run, judged: Judged) -> None:
+def _write_answers(run: Run, judged: Judged, test_table: pd.DataFrame | None, threshold: float) -> None:
     """Write what turns probabilities into answers, and the answers themselves beside the probabilities."""
-    context = write_calibration(run, judged)
-    plain = read_predictions(run.predictions).drop(columns=ANSWER_COLUMNS, errors="ignore")
-    answered = {name: judged.predictions[name].to_numpy() for name in ANSWER_COLUMNS if name in judged.predictions}
-    answered["calibrated"] = judged.answers.moved(answered["calibrated"])
-    write_table(run.predictions, plain.assign(**answered))
+    calibration, rows = write_calibration(run, judged), judged.predictions
+    said = {name: rows[name].to_numpy() for name in ("probability", *ANSWER_COLUMNS) if name in rows}
+    said["calibrated"] = judged.answers.moved(said["calibrated"])
+    write_table(run.predictions, answered(seen_by_networks(run.predictions).assign(**said), threshold))
     if run.test_predictions.exists():
-        test = read_predictions(run.test_predictions).drop(columns=ANSWER_COLUMNS, errors="ignore")
-        test = test.assign(**_new_answers(judged.answers, test["probability"].to_numpy()))
-        if context:
+        test = seen_by_networks(run.test_predictions)
+        if calibration["clinical"]:
+            assert test_table is not None
+            known = test_table.set_index("image_name").loc[test["image_name"]]
+            picture = test["probability"].to_numpy()
+            with_clinical = Clinical.from_json(calibration["clinical"]).apply(picture, known)
+            test = test.assign(probability=with_clinical, picture=picture)
+        test = answered(test.assign(**_new_answers(judged.answers, test["probability"].to_numpy())), threshold)
+        if context := calibration["context"]:
             test["with_context"] = Context.from_json(context).apply(test["probability"], test["patient_id"])
         write_table(run.test_predictions, test)
 

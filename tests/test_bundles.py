@@ -1,6 +1,7 @@
 """Bundles copied, published in a folder, and several runs made one that answers by their mean."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,26 @@ def test_the_mean_is_judged_on_what_all_runs_held_out(judged: Run, other: Run, b
     assert bundle.description["gate"]["kept"] == min(shares)
     tests = [pd.read_csv(run.test_predictions)["probability"] for run in (judged, other)]
     np.testing.assert_allclose(pd.read_csv(report.submission)["target"], (tests[0] + tests[1]) / 2, atol=1e-6)
+
+
+def test_age_sex_and_site_are_weighed_once_beside_the_mean(judged: Run, other: Run, tmp_path: Path) -> None:
+    first = Run(tmp_path / "runs" / "first")
+    shutil.copytree(judged.folder, first.folder)
+    first.config.write_text(first.config.read_text().replace("clinical = false", "clinical = true"))
+    shutil.rmtree(first.bundle)
+    pipeline.export_runs([first, other], tmp_path / "both")
+    bundle, report = read_bundle(tmp_path / "both"), Run(tmp_path / "both-report")
+    written = pd.read_csv(report.predictions).set_index("image_name")
+    tables = [pd.read_csv(run.predictions).set_index("image_name")["probability"] for run in (judged, other)]
+    mean = (tables[0] + tables[1]).loc[written.index] / 2
+    np.testing.assert_allclose(written["picture"], mean, atol=1e-8)
+    assert bundle.answers is not None and bundle.answers["clinical"] is not None
+    assert bundle.description["figures"]["auc"]["value"] == pytest.approx(
+        auc(written["target"], written["probability"]), abs=1e-9
+    )
+    test, submission = pd.read_csv(report.test_predictions), pd.read_csv(report.submission)
+    np.testing.assert_allclose(submission["target"], test["probability"], atol=1e-6)
+    assert (test["probability"] != test["picture"]).all()
 
 
 def test_the_card_of_several_runs_is_of_their_mean(both: Path) -> None:

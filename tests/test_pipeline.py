@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,16 @@ from tiny import TINY
 from melanoma import bundling, pipeline
 from melanoma.data.synthetic import make_dataset
 from melanoma.errors import DataError, MelanomaError, ModelError, UsageError
+from melanoma.evaluation.clinical import Clinical
 from melanoma.evaluation.conformal import Conformal
 from melanoma.evaluation.metrics import auc
 from melanoma.evaluation.recalibration import Calibrator
 from melanoma.inference.bundle import read_bundle
 from melanoma.inference.engine import Engine, choose
+from melanoma.inference.predict import Predictor
 from melanoma.inference.robustness import CHANGES, changed_scores
 from melanoma.inference.scoring import dihedral, score
+from melanoma.inference.words import Details
 from melanoma.runs import Run
 from melanoma.training.augment import RandomView
 from melanoma.training.progress import Interrupted, TrainingProgress
@@ -109,6 +113,61 @@ def test_scores_with_context_are_off_by_default_and_labelled(whole: Run, tmp_pat
     assert "With context" in copy.report.read_text()
     if found["with_context"]["weights"]:
         assert pd.read_csv(copy.test_predictions)["with_context"].between(0, 1).all()
+
+
+def test_age_sex_and_site_are_weighed_beside_the_score_alike_in_files_and_for_new_pictures(
+    whole: Run, data: Path, tmp_path: Path
+) -> None:
+    copy = Run(tmp_path / "copy")
+    shutil.copytree(whole.folder, copy.folder)
+    settings = copy.settings(["evaluate.clinical=true"])
+    prepared = pipeline.reopen(copy, settings)
+    assert prepared.test is not None
+    for _ in range(2):  # what was weighed in is not weighed in again
+        pipeline.evaluate(copy, settings, prepared)
+        before, after = pd.read_csv(whole.predictions), pd.read_csv(copy.predictions)
+        np.testing.assert_allclose(after["picture"], before["probability"], rtol=1e-6)
+        assert (after["probability"] != after["picture"]).all()
+        assert ((after["probability"] >= 0.5) == after["answer"]).all()
+    found, test = json.loads(copy.metrics.read_text()), pd.read_csv(copy.test_predictions)
+    assert found["auc"]["value"] == pytest.approx(auc(after["target"], after["probability"]), abs=1e-6)
+    assert found["clinical"]["auc_of_the_picture"]["value"] == pytest.approx(
+        auc(before["target"], before["probability"]), abs=1e-6
+    )
+    assert "By the picture alone" in copy.report.read_text() and "by the picture alone" in copy.card.read_text()
+
+    pipeline.seal(copy, settings, prepared)
+    predictor, rows = Predictor(copy.folder), prepared.test.to_dict("records")
+    clinical = predictor.answers["clinical"]
+    assert clinical == Clinical.from_json(found["clinical"]["weights"]) and predictor.uses_metadata
+    np.testing.assert_allclose(clinical.apply(test["picture"], prepared.test), test["probability"], rtol=1e-6)
+    for row, expected in zip(rows[:5], test["probability"], strict=False):
+        words = {name: row[name] if isinstance(row[name], str) else None for name in ("sex", "site")}
+        years = None if np.isnan(row["age_years"]) else row["age_years"]
+        picture = data / "jpeg" / "test" / f"{row['image_name']}.jpg"
+        (told,) = predictor._scores(picture, Details(years, **words))
+        assert told == pytest.approx(expected, abs=5e-3)  # a JPEG may come out a little finer for a thumbnail beside it
+    (untold,), picture = predictor._scores(picture, None), test["picture"].iloc[:5]
+    assert untold == pytest.approx(
+        clinical.apply(picture, {"age_years": [np.nan], "sex": [None], "site": [None]})[-1], abs=5e-3
+    )
+    assert predictor.remarks(Details(60, "male", "moon")) == [
+        "the site 'moon' was not seen in training and is taken as unknown"
+    ]
+
+
+def test_nothing_is_weighed_where_nothing_is_known_of_patients(whole: Run, tmp_path: Path) -> None:
+    copy = Run(tmp_path / "copy")
+    shutil.copytree(whole.folder, copy.folder)
+    settings = copy.settings(["evaluate.clinical=true"])
+    prepared = pipeline.reopen(copy, settings)
+    blank = prepared.table.assign(age_years=np.nan, sex=None, site=None)
+    pipeline.evaluate(copy, settings, replace(prepared, table=blank))
+    found = json.loads(copy.metrics.read_text())
+    assert found["clinical"]["weights"] is None and "not known" in found["clinical"]["difference"]["reason"]
+    assert "could not be weighed" in copy.report.read_text()
+    assert "picture" not in pd.read_csv(copy.predictions)
+    assert json.loads(copy.calibration.read_text())["clinical"] is None
 
 
 def test_turning_a_picture_leaves_the_mean_over_all_turns_alone(whole: Run) -> None:

@@ -57,8 +57,9 @@ def control_probabilities(
     answer = np.full(len(truth), np.nan)
     for held_out in np.unique(place[place >= 0]):
         train, score = place != held_out, place == held_out
-        if np.unique(truth[train]).size == 2 and values.shape[1]:
-            answer[score] = _booster(seed).fit(values[train], truth[train]).predict_proba(values[score])[:, 1]
+        known = values[:, ~np.isnan(values[train]).all(axis=0)]  # scikit-learn fails on what is blank throughout
+        if np.unique(truth[train]).size == 2 and known.shape[1]:
+            answer[score] = _booster(seed).fit(known[train], truth[train]).predict_proba(known[score])[:, 1]
     return answer
 
 

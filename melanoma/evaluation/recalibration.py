@@ -43,7 +43,7 @@ class Calibrator:
         """
         given = _in_range(np.asarray(probability, np.float64))
         if self.method == "temperature":
-            return _sigmoid(_logit(given) / self.temperature)
+            return sigmoid(logit(given) / self.temperature)
         if self.method == "isotonic":
             return np.asarray(np.interp(given, self.knots, self.values))
         return given
@@ -79,7 +79,7 @@ def fit_temperature(target: ArrayLike, probability: ArrayLike) -> Calibrator:
     truth, scores = _checked(target, probability)
     if _one_class(truth):
         return Calibrator()
-    sign = np.where(truth, -1.0, 1.0) * _logit(scores)
+    sign = np.where(truth, -1.0, 1.0) * logit(scores)
     low, high = math.log(COLDEST), math.log(HOTTEST)
     # The loss has one valley in 1 / temperature, so thirds of the range close in on it.
     for _ in range(80):
@@ -164,7 +164,7 @@ def log_loss(target: ArrayLike, probability: ArrayLike) -> float | None:
     truth, scores = _checked(target, probability)
     if not truth.size:
         return None
-    return float(np.logaddexp(0, np.where(truth, -1.0, 1.0) * _logit(scores)).mean())
+    return float(np.logaddexp(0, np.where(truth, -1.0, 1.0) * logit(scores)).mean())
 
 
 def rebased(probability: ArrayLike, from_prevalence: float, to_prevalence: float) -> Float64Array:
@@ -234,13 +234,15 @@ def _one_class(truth: NDArray[np.bool_]) -> bool:
     return bool(truth.all() or not truth.any())
 
 
-def _logit(probability: Float64Array) -> Float64Array:
+def logit(probability: Float64Array) -> Float64Array:
+    """Return the logit of probabilities, kept 1e-7 away from 0 and 1: float64 of the same shape."""
     kept = np.clip(probability, NEAREST, 1 - NEAREST)
     return np.asarray(np.log(kept / (1 - kept)))
 
 
-def _sigmoid(logit: Float64Array) -> Float64Array:
-    return np.asarray(1 / (1 + np.exp(-np.clip(logit, -700, 700))))  # exp overflows beyond 709
+def sigmoid(value: Float64Array) -> Float64Array:
+    """Return the probability that a logit stands for: float64 of the same shape."""
+    return np.asarray(1 / (1 + np.exp(-np.clip(value, -700, 700))))  # exp overflows beyond 709
 
 
 def _is_number(value: Any) -> bool:

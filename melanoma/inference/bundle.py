@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from melanoma.config import ImageSettings
 from melanoma.data.encode import Encoder
 from melanoma.errors import DataError, ModelError, UsageError
+from melanoma.evaluation.clinical import Clinical
 from melanoma.evaluation.conformal import Conformal
 from melanoma.evaluation.recalibration import Calibrator
 from melanoma.files import replacing_folder, sha256, write_bytes, write_json, write_text
@@ -79,13 +80,16 @@ class Bundle:
     def answers(self) -> dict[str, Any] | None:
         """What turns scores into answers: a Calibrator, a Conformal or None, thresholds; None where nothing was judged.
 
-        Keys: calibrator, conformal, prevalence, prevalence_of_the_data, threshold, operating_point, operating_points.
+        Keys: calibrator, conformal, prevalence, prevalence_of_the_data, threshold, operating_point, operating_points;
+        and clinical, what weighs age, sex and site, or None.
         """
         given = self.description["answers"]
         if given is None:
             return None
         conformal = None if given["conformal"] is None else Conformal.from_json(given["conformal"])
-        return {**given, "calibrator": Calibrator.from_json(given["calibrator"]), "conformal": conformal}
+        clinical = None if given.get("clinical") is None else Clinical.from_json(given["clinical"])
+        calibrator = Calibrator.from_json(given["calibrator"])
+        return {**given, "calibrator": calibrator, "conformal": conformal, "clinical": clinical}
 
     @property
     def has_gate(self) -> bool:

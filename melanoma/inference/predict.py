@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from melanoma import RESEARCH_ONLY
 from melanoma.data.encode import Encoder
 from melanoma.errors import DataError, MelanomaError, ModelError, UsageError
+from melanoma.evaluation.clinical import Clinical
 from melanoma.evaluation.recalibration import rebased
 from melanoma.images.decode import as_image, decode_and_tell
 from melanoma.images.filters import THUMBNAIL_PX, prepare, process
@@ -112,8 +113,8 @@ class Predictor:
 
     @property
     def uses_metadata(self) -> bool:
-        """Whether any network looks at age, sex and site."""
-        return any(run["metadata"] for run in self.bundle.runs)
+        """Whether age, sex and site make a difference, to a network or beside its score."""
+        return self.answers["clinical"] is not None or any(run["metadata"] for run in self.bundle.runs)
 
     # ---- scikit-learn's manners ------------------------------------------------------------------------------------
 
@@ -199,7 +200,10 @@ class Predictor:
         return Picture(name, size, images, process(pixels, THUMBNAIL_PX), remarks)
 
     def judge(self, pictures: Sequence[Picture], details: Sequence[Details], *, maps: bool = False) -> Judged:
-        """Let every network judge pictures: the mean over views, then over a run's networks, then over runs."""
+        """Let every network judge pictures: the mean over views, then over a run's networks, then over runs.
+
+        What is known of the patient is weighed last, where the bundle learned to.
+        """
         by_run: list[list[Float64Array]] = [[] for _ in self.bundle.runs]
         features, activation = [], []
         for network, engine, encoder in zip(
@@ -216,6 +220,8 @@ class Predictor:
                 shares = output.activation_map.reshape(views, len(pictures), *output.activation_map.shape[1:])
                 activation.append(laid_back(shares).mean(axis=0))
         scores = np.mean([np.mean(of_run, axis=0) for of_run in by_run], axis=0)
+        if self.answers["clinical"] is not None:
+            scores = self.answers["clinical"].apply(scores, _table(details))
         return Judged(scores, features, mean_map(activation) if maps else None)
 
     @property
@@ -257,15 +263,16 @@ class Predictor:
             found.append(f"this model looks at the picture alone: {', '.join(known)} made no difference")
         for name in ("sex", "site"):
             word = getattr(details, name)
-            if word is not None and any(not encoder.knows(name, word) for encoder in self._encoders):
+            if word is not None and not all(one.knows(name, word) for one in self._learned):
                 found.append(f"the {name} {word!r:.60} was not seen in training and is taken as unknown")
         return found
 
     @property
-    def _encoders(self) -> list[Encoder]:
-        """What the networks that look at age, sex and site make of them."""
+    def _learned(self) -> list[Encoder | Clinical]:
+        """What knows the words of sex and site: the encoders of networks that look at them, and what weighs them."""
         pairs = zip(self.bundle.description["networks"], self.bundle.encoders, strict=True)
-        return [encoder for network, encoder in pairs if self.bundle.runs[network["run"]]["metadata"]]
+        encoders = [encoder for network, encoder in pairs if self.bundle.runs[network["run"]]["metadata"]]
+        return [*encoders, *filter(None, [self.answers["clinical"]])]
 
     def calibrated(self, score: float, details: Details | None = None) -> float:
         """Return the calibrated probability of one score, for the prevalence where it is used."""

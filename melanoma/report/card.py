@@ -49,7 +49,7 @@ def model_card(
 
 
 def _details(settings: Sequence[Settings], environment: Mapping[str, str]) -> str:
-    told = any(one.model.metadata for one in settings)
+    told = any(one.patient_details for one in settings)
     inputs = "one dermoscopic photograph" + (", age, sex and anatomical site" if told else "")
     made = [f"{part} {environment[part]}" for part in ("melanoma", "keras", "torch", "python") if environment.get(part)]
     rows = [
@@ -106,6 +106,11 @@ def _data(metrics: Mapping[str, Any], data: Mapping[str, str]) -> str:
 
 def _results(metrics: Mapping[str, Any]) -> str:
     rows = [("network", _figure(metrics["auc"]), "")]
+    clinical = metrics.get("clinical")
+    if clinical and clinical["weights"]:
+        picture = _figure(clinical["auc_of_the_picture"])
+        rows = [("network, with age, sex and site", *rows[0][1:])]
+        rows += [("network, by the picture alone", picture, _figure(clinical["difference"], "+.3f"))]
     rows += [
         (f"control: {one['name']}", _figure(one["auc"]), _figure(one["difference"], "+.3f"))
         for one in metrics["controls"]

@@ -61,6 +61,12 @@ def facts_of(
 SOFTWARE = ("python", "melanoma", "keras", "torch", "jax", "tensorflow", "numpy", "onnxruntime", "openvino")
 
 
+def _missing(settings: Settings) -> str:
+    if settings.model.metadata:
+        return "Age: the training median, and a mark that it was blank; sex and site: a category of their own."
+    return "Of age, sex and site, what is not known changes no answer."
+
+
 def _filled(template: str | None, facts: Mapping[str, str]) -> str | None:
     if template is None:
         return None
@@ -72,7 +78,8 @@ def _of_settings(settings: Settings) -> dict[str, str]:
     model, images, train = settings.model, settings.images, settings.train
     filters = ", ".join(images.filters) or "no filter"
     sides = " then ".join(map(str, settings.sides_px))
-    inputs = "The photograph" + (", age, sex and anatomical site." if model.metadata else " alone.")
+    beside = " are weighed beside the networks' score." if settings.evaluate.clinical else "."
+    inputs = "The photograph" + (f", age, sex and anatomical site{beside}" if settings.patient_details else " alone.")
     weights = model.weights.replace("\\", "/").rsplit("/", 1)[-1]
     views = settings.evaluate.views
     return {
@@ -81,7 +88,7 @@ def _of_settings(settings: Settings) -> dict[str, str]:
         "predictors": f"{inputs} Diagnosis is refused as a predictor.",
         "preprocessing": f"Each image is decoded upright, {_crop(images.crop)} to {images.size_px} px, then {filters}.",
         "augmentation": f"Training images are {', '.join(_changes(settings))}.",
-        "missing": "Age: the training median, and a mark that it was blank; sex and site: a category of their own.",
+        "missing": _missing(settings),
         "network": f"{model.backbone} at {images.size_px} px, global average pooling, one dense sigmoid.",
         "initialisation": "At random." if weights == "none" else f"Weights of {weights}; the last layer at random.",
         "training": (
