@@ -140,22 +140,21 @@ def write_onnx(path: Path, network: Any, images: NDArray[np.uint8], metadata: ND
             opset_version=18,
             dynamo=False,
         )
-    _simplify(path)
+    given = [images[:1]] if metadata is None else [images[:1], metadata[:1]]
+    _simplify(path, dict(zip(names, given, strict=True)))
 
 
-def _simplify(path: Path) -> None:
+def _simplify(path: Path, example: dict[str, NDArray[Any]]) -> None:
     """Leave in an ONNX file what scoring needs, by the rewriting that ONNX Runtime does on every loading anyway.
 
     Its basic level keeps to ONNX's own operators: batch normalisation becomes weights of the convolution before it,
-    and the turns between Keras' and ONNX's order of axes cancel out.
+    and the turns between Keras' and ONNX's order of axes cancel out. example: an image (and metadata), by input.
     """
     import onnx
     import onnxruntime
 
     network = onnx.load(path)
-    for node in network.graph.node:
-        if node.op_type == "Pad" and not node.input[-1]:
-            node.input.pop()  # an empty optional input keeps padding from being folded into the convolution after it
+    _fix_padding(network, example)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(path)
@@ -166,3 +165,41 @@ def _simplify(path: Path) -> None:
     del network.opset_import[:]  # it declares every family of operators that it knows
     network.opset_import.extend(own)
     onnx.save(network, path)
+
+
+def _fix_padding(network: Any, example: dict[str, NDArray[Any]]) -> None:
+    """Write how far each picture is padded as numbers: it is traced as sums over the picture's size, which is known.
+
+    Padding is then folded into the convolution after it, which saves a sixth of a network's time.
+    """
+    import onnx
+    import onnxruntime
+
+    graph = network.graph
+    padding = [node for node in graph.node if node.op_type == "Pad"]
+    known = {tensor.name for tensor in graph.initializer}
+    sums = list(dict.fromkeys(node.input[1] for node in padding if node.input[1] not in known))
+    probe = onnx.ModelProto()
+    probe.CopyFrom(network)
+    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sums)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    fixed = {name: f"{name}_fixed" for name in sums}
+    for name, value in zip(sums, session.run(sums, example) if sums else [], strict=True):
+        graph.initializer.append(onnx.numpy_helper.from_array(value, fixed[name]))
+    for node in padding:
+        node.input[1] = fixed.get(node.input[1], node.input[1])
+        if not node.input[-1]:
+            node.input.pop()  # an empty optional input keeps padding from being folded
+    _drop_unused(graph)
+
+
+def _drop_unused(graph: Any) -> None:
+    """Remove what gives nothing that is asked for: it would still be computed."""
+    wanted = {value.name for value in graph.output}
+    for node in reversed(list(graph.node)):  # they stand in the order of their computing
+        if wanted.isdisjoint(node.output):
+            graph.node.remove(node)
+        else:
+            wanted.update(node.input)
