@@ -140,8 +140,7 @@ def write_onnx(path: Path, network: Any, images: NDArray[np.uint8], metadata: ND
             opset_version=18,
             dynamo=False,
         )
-    given = [images[:1]] if metadata is None else [images[:1], metadata[:1]]
-    _simplify(path, dict(zip(names, given, strict=True)))
+    _simplify(path, {"image": images[:1]} if metadata is None else {"image": images[:1], "metadata": metadata[:1]})
 
 
 def _simplify(path: Path, example: dict[str, NDArray[Any]]) -> None:
