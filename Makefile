@@ -62,7 +62,7 @@ box:
 	$(BIN)/melanoma export build/box --to melanoma/box
 	cp build/box-report/predictions.csv docs/box/
 	test ! -f build/box-report/submission.csv || cp build/box-report/submission.csv docs/box/
-	$(BIN)/python benchmarks/box.py runs/box runs/box_mobilenet
+	$(BIN)/python benchmarks/box.py runs/box runs/box_mobilenet --against docs/box/predictions.csv
 
 # PyTorch trains quicker than JAX or TensorFlow here, and the box was trained by it
 trained-%:
