@@ -14,10 +14,12 @@ LOCKED := $(wildcard requirements/*.txt)
 
 # the images that the model in the box learns from; fetched from the ISIC Archive where they are not there
 BOX_DATA ?= $(firstword $(wildcard ../shared/data/isic) build/isic)
-# what its MobileNets start from: a file, or what Keras fetches; another seed for both of its runs: make box BOX_SEED=2
+# what its MobileNets start from: a file, or what Keras fetches
 BOX_WEIGHTS ?= $(firstword $(wildcard ../shared/data/weights/mobilenet_alpha0.75_224_imagenet_no_top.weights.h5) imagenet)
+# by another seed: make box BOX_SEED=3
+BOX_RUNS := $(addsuffix $(if $(BOX_SEED),.seed-$(BOX_SEED)),runs/box runs/box_mobilenet)
 
-.PHONY: setup demo test lint types docs box bench fuzz audit renew clean
+.PHONY: setup demo test lint types docs box $(BOX_RUNS) bench fuzz audit renew clean
 
 setup: $(READY)
 
@@ -57,18 +59,19 @@ box:
 	$(MAKE) $(VENV)/.ready-train-lite EXTRAS=train,lite
 	test -f $(BOX_DATA)/train.csv || { $(MAKE) $(VENV)/.ready-train-lite-download EXTRAS=train,lite,download && \
 	  $(BIN)/melanoma download isic $(BOX_DATA) --names docs/box/folds.csv; }
-	$(MAKE) trained-box trained-box_mobilenet
-	$(BIN)/melanoma export runs/box runs/box_mobilenet --to build/box
+	$(MAKE) $(BOX_RUNS)
+	$(BIN)/melanoma export $(BOX_RUNS) --to build/box
 	$(BIN)/melanoma export build/box --to melanoma/box
 	cp build/box-report/predictions.csv docs/box/
 	test ! -f build/box-report/submission.csv || cp build/box-report/submission.csv docs/box/
-	$(BIN)/python benchmarks/box.py runs/box runs/box_mobilenet --against docs/box/predictions.csv
+	$(BIN)/python benchmarks/box.py $(BOX_RUNS) --against docs/box/predictions.csv
 
 # PyTorch trains quicker than JAX or TensorFlow here, and the box was trained by it
-trained-%:
-	if test -d runs/$*; then KERAS_BACKEND=torch $(BIN)/melanoma resume runs/$*; \
-	  else KERAS_BACKEND=torch $(BIN)/melanoma run $(BOX_DATA) --recipe $* --name $* $(if $(BOX_SEED),--set seed=$(BOX_SEED)) \
-	  --set folds.file=docs/box/folds.csv --set model.weights=$(if $(findstring mobilenet,$*),$(BOX_WEIGHTS),imagenet); fi
+$(BOX_RUNS):
+	if test -d $@; then KERAS_BACKEND=torch $(BIN)/melanoma resume $@; \
+	  else KERAS_BACKEND=torch $(BIN)/melanoma run $(BOX_DATA) --recipe $(basename $(notdir $@)) --name $(notdir $@) \
+	  $(if $(BOX_SEED),--set seed=$(BOX_SEED)) --set folds.file=docs/box/folds.csv \
+	  --set model.weights=$(if $(findstring mobilenet,$@),$(BOX_WEIGHTS),imagenet); fi
 
 # every table of docs/speed.md; needs the machine for itself for about an hour
 bench:

@@ -3,7 +3,7 @@
 Anybody's predictions will do, with the table that they belong to; `melanoma.judge_run` adds networks and pictures.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from melanoma.runs import Run
 PREDICTION_COLUMNS = ["image_name", "patient_id", "fold", "target", "probability", "answer"]
 ANSWER_COLUMNS = ["picture", "calibrated", "said", "with_context"]  # what judging writes beside them
 CONTROL_FOLDS = 5
-MOST_NAMED = 4  # groups that did worse, in the limits that go with every answer
+MOST_NAMED = 4  # groups of a kind, in the limits that go with every answer
 OPERATING_POINT = 0.9  # sensitivity that labels aim at
 LIMITS_OF_A_BUNDLE = [
     "The figures are of single networks on images of patients that they were not trained on; several networks of one "
@@ -169,7 +169,7 @@ def _limits(metrics: Mapping[str, Any], sides_px: Iterable[int]) -> list[str]:
     groups, whole = metrics["subgroups"], metrics["auc"]["value"]
     few = [f"{group['by']} {group['name']}" for group in groups if group["suppressed"]]
     if few:
-        limits.append(f"It was not judged on groups with few melanomas or few benign images: {', '.join(few)}.")
+        limits.append(f"It was not judged on groups with few melanomas or few benign images: {_some(few)}.")
     judged = [group for group in groups if not group["suppressed"] and group["auc"]["high"] is not None]
     if whole is None:
         return limits
@@ -179,11 +179,15 @@ def _limits(metrics: Mapping[str, Any], sides_px: Iterable[int]) -> list[str]:
     }
     worst = sorted(worse.values(), key=lambda group: float(group["auc"]["value"]))
     if worst:
-        told = [f"{group['by']} {group['name']} (AUC {_interval(group['auc'])})" for group in worst[:MOST_NAMED]]
-        left = len(worst) - MOST_NAMED
-        more = f" and {left} more group{'s' * (left > 1)} that its card lists" if left > 0 else ""
-        limits.append(f"It did worse than on the whole on {', '.join(told)}{more}.")
+        told = [f"{group['by']} {group['name']} (AUC {_interval(group['auc'])})" for group in worst]
+        limits.append(f"It did worse than on the whole on {_some(told)}.")
     return limits
+
+
+def _some(groups: Sequence[str]) -> str:
+    left = len(groups) - MOST_NAMED
+    more = f" and {left} more group{'s' * (left > 1)} that its card lists" if left > 0 else ""
+    return f"{', '.join(groups[:MOST_NAMED])}{more}"
 
 
 def _interval(area: Mapping[str, float]) -> str:

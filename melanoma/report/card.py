@@ -153,12 +153,13 @@ def _answers(metrics: Mapping[str, Any]) -> str:
     text += "\n\n" + _table(("Calibration, cross-fitted", "log loss", "Brier", "slope", "in the large"), rows)
     said = metrics["conformal"]
     if said["reason"]:
-        return f"{text}\n\nMelanoma, benign or refer: n/a, {_plain(said['reason'])}."
-    melanoma, benign = (_percent(said["coverage"][name], 1) for name in ("melanoma", "benign"))
-    text += (
-        f"\n\nMelanoma, benign or refer at {_percent(said['level'])}: the truth is not excluded for {melanoma} of "
-        f"melanomas and {benign} of benign images; {_percent(said['refer_share'], 1)} are referred."
-    )
+        text += f"\n\nMelanoma, benign or refer: n/a, {_plain(said['reason'])}."
+    else:
+        melanoma, benign = (_percent(said["coverage"][name], 1) for name in ("melanoma", "benign"))
+        text += (
+            f"\n\nMelanoma, benign or refer at {_percent(said['level'])}: the truth is not excluded for {melanoma} of "
+            f"melanomas and {benign} of benign images; {_percent(said['refer_share'], 1)} are referred."
+        )
     if metrics.get("robustness"):
         changes = [
             f"{_plain(one['name'])} {_number(one['crossed']['value'])}" for one in metrics["robustness"]["changes"]
