@@ -45,6 +45,10 @@ LIMITS_OF_A_BUNDLE = [
     "It knows photographs taken through a dermatoscope, and no clinical photographs, nails, mouths or eyes.",
     "A probability holds for the share of melanomas that it is given for; the operating point and refer do not shift.",
 ]
+LIMIT_OF_CLINICAL = (
+    "Age, sex and site, where they are told, move the answer as they went with melanomas in its dataset; other clinics "
+    "see other patients."
+)
 FROM_THE_TABLE = ["site", "sex", "age_years", "source"]
 
 
@@ -158,7 +162,8 @@ def told(
     strongest = max(known, key=lambda one: one["auc"]["value"], default=None)
     control = strongest and {name: strongest[name] for name in ("name", "auc", "difference")}
     figures = {**{name: metrics[name] for name in kept}, "strongest_control": control}
-    figures["limits"] = [*LIMITS_OF_A_BUNDLE, *_limits(metrics, sides_px)]
+    weighed = [LIMIT_OF_CLINICAL] if answers["clinical"] else []
+    figures["limits"] = [*LIMITS_OF_A_BUNDLE, *weighed, *_limits(metrics, sides_px)]
     return {"answers": answers, "figures": figures}
 
 

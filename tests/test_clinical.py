@@ -85,7 +85,7 @@ def test_weights_go_through_json_and_wrong_ones_are_refused() -> None:
     assert Clinical.from_json(values) == learned
     wrong: list[Any] = [
         [], {}, values | {"more": 1}, values | {"logit": None}, values | {"linear": float("nan")},
-        values | {"square": True}, values | {"sex": []}, values | {"site": {"torso": "1"}},
+        values | {"years": 1e300}, values | {"square": True}, values | {"sex": []}, values | {"site": {"torso": "1"}},
     ]  # fmt: skip
     for one in wrong:
         with pytest.raises(DataError, match="clinical weight"):

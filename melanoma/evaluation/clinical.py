@@ -6,7 +6,6 @@ Everywhere here `target` is int or bool (rows,), 1 a melanoma; `probability` is 
 age_years (float, NaN where unknown), sex and site (words; anything else where unknown) of the same rows.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from melanoma.evaluation.recalibration import logit, sigmoid
 YEARS = 10.0  # that an age counts in
 WORDS = ("sex", "site")
 UNKNOWN = "unknown"
+LARGEST = 1e6  # of a weight: what is computed with it stays finite
 PENALTY = 1.0  # inverse of the weights' penalty: a site of a dozen images does not run away
 
 
@@ -64,7 +64,7 @@ class Clinical:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Clinical":
-        """Make one of what `to_json` gave; raises DataError where a weight is missing or no finite number."""
+        """Make one of what `to_json` gave; raises DataError where a weight is missing or cannot be."""
         if not isinstance(values, Mapping) or set(values) != set(cls.__dataclass_fields__):
             raise DataError(f"clinical weights are exactly {', '.join(cls.__dataclass_fields__)}")
         words = {name: values[name] for name in WORDS}
@@ -72,8 +72,8 @@ class Clinical:
             raise DataError("clinical weights of sex and site are numbers by word")
         numbers = [value for name, value in values.items() if name not in WORDS]
         for value in (*numbers, *(value for one in words.values() for value in one.values())):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise DataError(f"a clinical weight is a finite number, not {value!r:.60}")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
+                raise DataError(f"a clinical weight is a number of at most {LARGEST:g} either way, not {value!r:.60}")
         return cls(**values)
 
 
