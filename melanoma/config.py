@@ -223,11 +223,6 @@ class Settings(Section):
         return self.train.drawn_from_px or self.images.size_px
 
     @property
-    def patient_details(self) -> bool:
-        """Whether age, sex and site are used, by the network or beside its score."""
-        return self.model.metadata or self.evaluate.clinical
-
-    @property
     def any_size(self) -> bool:
         """Whether the network also sees images of another side than it answers for."""
         return {*self.sides_px, self.largest_px} != {self.images.size_px}

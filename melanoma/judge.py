@@ -46,8 +46,8 @@ LIMITS_OF_A_BUNDLE = [
     "A probability holds for the share of melanomas that it is given for; the operating point and refer do not shift.",
 ]
 LIMIT_OF_CLINICAL = (
-    "Age, sex and site, where they are told, move the answer as they went with melanomas in its dataset; other clinics "
-    "see other patients."
+    "Its figures are with age, sex and site, which move the answer as they went with melanomas in its dataset; by the "
+    "picture alone the AUC is {}, and what thresholds and refer then do was not measured."
 )
 FROM_THE_TABLE = ["site", "sex", "age_years", "source"]
 
@@ -108,7 +108,7 @@ def _with_clinical(rows: pd.DataFrame, settings: Settings) -> tuple[dict[str, An
         learned = fit_clinical(target, picture, rows)
     alone = auc(target, picture)
     if learned is None or alone is None:
-        reason = "age, sex and site are not known of enough patients of both classes"
+        reason = "age, sex and site are not known of enough patients, or the scores tell nothing"
         return {"difference": figure(None, None, reason), "weights": None}, rows
     draws: dict[str, Any] = {"samples": settings.evaluate.bootstrap_samples, "seed": settings.seed}
     told = {
@@ -162,7 +162,10 @@ def told(
     strongest = max(known, key=lambda one: one["auc"]["value"], default=None)
     control = strongest and {name: strongest[name] for name in ("name", "auc", "difference")}
     figures = {**{name: metrics[name] for name in kept}, "strongest_control": control}
-    weighed = [LIMIT_OF_CLINICAL] if answers["clinical"] else []
+    weighed = []
+    if answers["clinical"]:
+        figures["auc_of_the_picture"] = metrics["clinical"]["auc_of_the_picture"]
+        weighed = [LIMIT_OF_CLINICAL.format(_interval(figures["auc_of_the_picture"]))]
     figures["limits"] = [*LIMITS_OF_A_BUNDLE, *weighed, *_limits(metrics, sides_px)]
     return {"answers": answers, "figures": figures}
 
@@ -211,7 +214,7 @@ def judge_file(
     of the training table that holds these images. out: gets metrics.json, report.html and figures, as a run folder has
     them. sizes: a CSV with image_name, width, height. Raises DataError where the file does not go with the table.
     """
-    given = read_predictions(predictions)
+    given = seen_by_networks(predictions) if settings.evaluate.clinical else read_predictions(predictions)
     dataset = read_dataset(data)
     table = dataset.train
     unknown = given.loc[~given["image_name"].isin(table["image_name"]), "image_name"].tolist()
@@ -273,10 +276,7 @@ def read_predictions(path: Path) -> pd.DataFrame:
         raise DataError(
             f"{path} needs the columns image_name and probability; it has {listed([str(one) for one in text])}"
         )
-    values = pd.to_numeric(text["probability"], errors="coerce").astype("float64")
-    wrong = text.loc[~values.between(0, 1), "image_name"].tolist()
-    if wrong:
-        raise DataError(f"{path} has {len(wrong):,} values that are no probability, for {listed(wrong)}", wrong)
+    values = _probabilities(path, text, "probability")
     twice = text.loc[text["image_name"].duplicated(), "image_name"].tolist()
     if twice:
         raise DataError(f"{path} has images twice: {listed(twice)}; keep one row for each", twice)
@@ -284,11 +284,22 @@ def read_predictions(path: Path) -> pd.DataFrame:
     return text.assign(probability=values, **numbers)
 
 
+def _probabilities(path: Path, text: pd.DataFrame, name: str) -> pd.Series:
+    values = pd.to_numeric(text[name], errors="coerce").astype("float64")
+    wrong = text.loc[~values.between(0, 1), "image_name"].tolist()
+    if wrong:
+        raise DataError(f"{path} has {len(wrong):,} values that are no probability, for {listed(wrong)}", wrong)
+    return values
+
+
 def seen_by_networks(path: Path) -> pd.DataFrame:
-    """Read predictions as the networks made them, without what judging wrote beside them or weighed into them."""
+    """Read predictions as the networks made them, without what judging wrote beside them or weighed into them.
+
+    Raises DataError as `read_predictions` does.
+    """
     table = read_predictions(path)
     if "picture" in table:
-        table["probability"] = pd.to_numeric(table["picture"])
+        table["probability"] = _probabilities(path, table, "picture")
     return table.drop(columns=ANSWER_COLUMNS, errors="ignore")
 
 

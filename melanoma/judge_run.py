@@ -120,16 +120,14 @@ def judge_run(
     judged = judge(predictions, table, facts, settings, files)
     judged.metrics["robustness"] = _robustness(trained, judged)
     extras = []
-    clinical = judged.metrics.get("clinical", {}).get("weights")
     if run.held_out_predictions.exists():
         everything = seen_by_networks(run.held_out_predictions)
-        if clinical:
-            known = prepared.table.set_index("image_name").loc[everything["image_name"]]
-            everything["probability"] = Clinical.from_json(clinical).apply(everything["probability"], known)
         area = auc(everything["target"], everything["probability"])
         judged.metrics["all_rows_of_held_out_patients"] = {"images": len(everything), "auc": area}
         shown = "n/a (one class only)" if area is None else f"AUC {area:.3f}"
-        extras.append((f"All {len(everything):,} images of the held-out patients, without balance", shown))
+        extras.append(
+            (f"All {len(everything):,} images of the held-out patients, by the picture, without balance", shown)
+        )
     _write_answers(run, judged, prepared.test, settings.evaluate.threshold)
 
     # ---- the page ------------------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ class Clinical:
 
     def knows(self, name: str, word: str) -> bool:
         """Tell whether a sex or a site was among those that were learned of."""
-        return word in getattr(self, name)
+        return word == UNKNOWN or word in getattr(self, name)
 
     def to_json(self) -> dict[str, Any]:
         """Give plain values for a JSON file; `from_json` makes an equal one of them."""
@@ -74,11 +74,15 @@ class Clinical:
         for value in (*numbers, *(value for one in words.values() for value in one.values())):
             if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
                 raise DataError(f"a clinical weight is a number of at most {LARGEST:g} either way, not {value!r:.60}")
+        if values["logit"] <= 0:
+            raise DataError("the clinical weight of the score is above 0")
         return cls(**values)
 
 
 def fit_clinical(target: ArrayLike, probability: ArrayLike, table: Any) -> Clinical | None:
-    """Learn the weights; None where a class is absent or nothing is known of any patient.
+    """Learn the weights; None where a class is absent, nothing is known of any patient, or the score tells nothing.
+
+    A weight of the score below 0 would turn the networks' ranking round.
 
     Raises ValueError as `metrics.auc` does, and for a probability outside [0, 1].
     """
@@ -103,6 +107,8 @@ def fit_clinical(target: ArrayLike, probability: ArrayLike, table: Any) -> Clini
         return None
     model = LogisticRegression(C=PENALTY, tol=1e-8, max_iter=1000).fit(design, truth)
     weight, linear, square, *rest = model.coef_[0].tolist()
+    if weight <= 0:
+        return None
     adds = {}
     for name in WORDS:
         some = np.array([rest.pop(0) for _ in words[name]])
@@ -132,7 +138,7 @@ def cross_fitted_clinical(
 
 
 def _known(word: Any) -> bool:
-    return isinstance(word, str) and word != UNKNOWN
+    return isinstance(word, str) and word not in ("", UNKNOWN)
 
 
 def _checked(probability: ArrayLike) -> Float64Array:

@@ -261,6 +261,8 @@ class Predictor:
         known = [name for name in ("age_years", "sex", "site") if getattr(details, name) is not None]
         if known and not self.uses_metadata:
             found.append(f"this model looks at the picture alone: {', '.join(known)} made no difference")
+        if self.answers["clinical"] is not None and not known:
+            found.append("the model's figures are with age, sex and site, of which none was told")
         for name in ("sex", "site"):
             word = getattr(details, name)
             if word is not None and not all(one.knows(name, word) for one in self._learned):

@@ -30,7 +30,7 @@ def model_card(
     parts = [
         f"# Model card: {_plain(name)}",
         RESEARCH_ONLY,
-        _details(settings, environment),
+        _details(settings, environment, weighed=bool(metrics.get("clinical", {}).get("weights"))),
         _use(),
         _data(metrics, data),
         _results(metrics),
@@ -48,8 +48,8 @@ def model_card(
 # ---- sections --------------------------------------------------------------------------------------------------------
 
 
-def _details(settings: Sequence[Settings], environment: Mapping[str, str]) -> str:
-    told = any(one.patient_details for one in settings)
+def _details(settings: Sequence[Settings], environment: Mapping[str, str], *, weighed: bool) -> str:
+    told = weighed or any(one.model.metadata for one in settings)
     inputs = "one dermoscopic photograph" + (", age, sex and anatomical site" if told else "")
     made = [f"{part} {environment[part]}" for part in ("melanoma", "keras", "torch", "python") if environment.get(part)]
     rows = [

@@ -47,7 +47,8 @@ def facts_of(
 
     metrics: as `evidence.evaluate` gives them; settings: of each run; data, environment: facts in words by name.
     """
-    each = [_of_settings(one) for one in settings]
+    weighed = bool(metrics.get("clinical", {}).get("weights"))
+    each = [_of_settings(one, weighed=weighed) for one in settings]
     together = {name: " ".join(dict.fromkeys(one[name] for one in each)) for name in each[0]}
     if len(each) > 1:
         together["ensemble"] += f" The answer is the mean over {len(each)} runs."
@@ -61,10 +62,11 @@ def facts_of(
 SOFTWARE = ("python", "melanoma", "keras", "torch", "jax", "tensorflow", "numpy", "onnxruntime", "openvino")
 
 
-def _missing(settings: Settings) -> str:
-    if settings.model.metadata:
-        return "Age: the training median, and a mark that it was blank; sex and site: a category of their own."
-    return "Of age, sex and site, what is not known changes no answer."
+def _missing(settings: Settings, *, weighed: bool) -> str:
+    seen = "Age: the training median, and a mark that it was blank; sex and site: a category of their own."
+    told = [seen] if settings.model.metadata else []
+    told += ["Of what is weighed beside the score, what is not known adds nothing."] if weighed else []
+    return " ".join(told) or "Age, sex and site are not used."
 
 
 def _filled(template: str | None, facts: Mapping[str, str]) -> str | None:
@@ -74,12 +76,13 @@ def _filled(template: str | None, facts: Mapping[str, str]) -> str | None:
     return template.format(**facts) if all(facts.get(name) for name in needed) else None
 
 
-def _of_settings(settings: Settings) -> dict[str, str]:
+def _of_settings(settings: Settings, *, weighed: bool) -> dict[str, str]:
     model, images, train = settings.model, settings.images, settings.train
     filters = ", ".join(images.filters) or "no filter"
     sides = " then ".join(map(str, settings.sides_px))
-    beside = " are weighed beside the networks' score." if settings.evaluate.clinical else "."
-    inputs = "The photograph" + (f", age, sex and anatomical site{beside}" if settings.patient_details else " alone.")
+    inputs = "The photograph, age, sex and anatomical site." if model.metadata else "The photograph."
+    if weighed:
+        inputs += " Age, sex and anatomical site are weighed beside the networks' score."
     weights = model.weights.replace("\\", "/").rsplit("/", 1)[-1]
     views = settings.evaluate.views
     return {
@@ -88,7 +91,7 @@ def _of_settings(settings: Settings) -> dict[str, str]:
         "predictors": f"{inputs} Diagnosis is refused as a predictor.",
         "preprocessing": f"Each image is decoded upright, {_crop(images.crop)} to {images.size_px} px, then {filters}.",
         "augmentation": f"Training images are {', '.join(_changes(settings))}.",
-        "missing": _missing(settings),
+        "missing": _missing(settings, weighed=weighed),
         "network": f"{model.backbone} at {images.size_px} px, global average pooling, one dense sigmoid.",
         "initialisation": "At random." if weights == "none" else f"Weights of {weights}; the last layer at random.",
         "training": (

@@ -178,15 +178,16 @@ def _fix_padding(network: Any, example: dict[str, NDArray[Any]]) -> None:
     padding = [node for node in graph.node if node.op_type == "Pad"]
     known = {tensor.name for tensor in graph.initializer}
     sums = list(dict.fromkeys(node.input[1] for node in padding if node.input[1] not in known))
-    probe = onnx.ModelProto()
-    probe.CopyFrom(network)
-    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sums)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
     fixed = {name: f"{name}_fixed" for name in sums}
-    for name, value in zip(sums, session.run(sums, example) if sums else [], strict=True):
-        graph.initializer.append(onnx.numpy_helper.from_array(value, fixed[name]))
+    if sums:
+        probe = onnx.ModelProto()
+        probe.CopyFrom(network)
+        probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sums)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        for name, value in zip(sums, session.run(sums, example), strict=True):
+            graph.initializer.append(onnx.numpy_helper.from_array(value, fixed[name]))
     for node in padding:
         node.input[1] = fixed.get(node.input[1], node.input[1])
         if not node.input[-1]:
@@ -196,6 +197,8 @@ def _fix_padding(network: Any, example: dict[str, NDArray[Any]]) -> None:
 
 def _drop_unused(graph: Any) -> None:
     """Remove what gives nothing that is asked for: it would still be computed."""
+    if any(attribute.HasField("g") for node in graph.node for attribute in node.attribute):
+        return  # a branch or a loop may read what no input names
     wanted = {value.name for value in graph.output}
     for node in reversed(list(graph.node)):  # they stand in the order of their computing
         if wanted.isdisjoint(node.output):

@@ -71,7 +71,7 @@ class AnswerOut(BaseModel):
     name: str
     status: Literal["melanoma", "benign", "refer", "not assessable", "error"]
     probability: float | None = Field(description="of melanoma, calibrated, for the prevalence where it is used")
-    score: float | None = Field(description="the networks' own; ranks lesions best")
+    score: float | None = Field(description="the networks' own, with what age, sex and site add; ranks lesions best")
     label: Literal[0, 1] | None = Field(description="1 from the operating point on")
     words: str
     reasons: list[str] = Field(description="why it is not assessable")
