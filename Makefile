@@ -53,7 +53,7 @@ $(READY): pyproject.toml constraints.txt $(LOCKED)
 docs: $(READY)
 	$(BIN)/python docs/generate.py
 
-# melanoma/box and what it said of images that it had not seen; an interrupted run goes on. An hour and a half on two
+# melanoma/box and what it said of images that it had not seen; an interrupted run goes on. Under two hours on two
 # cores: see docs/box.md
 box:
 	$(MAKE) $(VENV)/.ready-train-lite EXTRAS=train,lite

@@ -73,6 +73,7 @@ def test_nothing_is_learned_of_one_class_or_of_patients_that_nothing_is_known_of
     assert fit_clinical(np.ones(200, int), score, table) is None
     assert fit_clinical(target, score, blank) is None
     assert fit_clinical([], [], {"age_years": [], "sex": [], "site": []}) is None
+    assert fit_clinical(target, 1 - score, table) is None  # it would turn the ranking round
     with pytest.raises(ValueError, match="outside 0 to 1"):
         fit_clinical(target, score * 3, table)
     assert np.isnan(cross_fitted_clinical(target, score, blank, np.arange(200) % 2)).all()
@@ -86,6 +87,7 @@ def test_weights_go_through_json_and_wrong_ones_are_refused() -> None:
     wrong: list[Any] = [
         [], {}, values | {"more": 1}, values | {"logit": None}, values | {"linear": float("nan")},
         values | {"years": 1e300}, values | {"square": True}, values | {"sex": []}, values | {"site": {"torso": "1"}},
+        values | {"logit": 0.0},
     ]  # fmt: skip
     for one in wrong:
         with pytest.raises(DataError, match="clinical weight"):

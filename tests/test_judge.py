@@ -67,6 +67,21 @@ def test_the_target_of_a_submission_is_its_probability(data: Path, predictions: 
     assert first == second
 
 
+def test_age_sex_and_site_are_weighed_once_however_often_a_file_is_judged(
+    data: Path, predictions: Path, tmp_path: Path
+) -> None:
+    settings = load_settings("demo", ["evaluate.bootstrap_samples=100", "evaluate.clinical=true"])
+    first = json.loads(judge_file(predictions, data, tmp_path / "first", settings).metrics.read_text())
+    table = pd.read_csv(predictions)
+    again = table.assign(picture=table["probability"], probability=table["probability"][::-1].to_numpy())
+    again.to_csv(tmp_path / "again.csv", index=False)
+    second = json.loads(judge_file(tmp_path / "again.csv", data, tmp_path / "second", settings).metrics.read_text())
+    assert "clinical" in first and first["clinical"] == second["clinical"] and first["auc"] == second["auc"]
+    again.assign(picture="0,5").to_csv(tmp_path / "wrong.csv", index=False)
+    with pytest.raises(DataError, match="no probability"):
+        judge_file(tmp_path / "wrong.csv", data, tmp_path / "third", settings)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

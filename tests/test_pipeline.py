@@ -151,6 +151,9 @@ def test_age_sex_and_site_are_weighed_beside_the_score_alike_in_files_and_for_ne
     assert untold == pytest.approx(
         clinical.apply(picture, {"age_years": [np.nan], "sex": [None], "site": [None]})[-1], abs=5e-3
     )
+    assert predictor.remarks(Details(60, "male", "unknown")) == []
+    assert "none was told" in predictor.remarks(Details())[0]
+    assert any("picture alone the AUC is" in limit for limit in predictor.source["model_limits"])
     assert predictor.remarks(Details(60, "male", "moon")) == [
         "the site 'moon' was not seen in training and is taken as unknown"
     ]

@@ -49,9 +49,10 @@ class Answer:
     """What is said of one picture.
 
     status: melanoma, benign, refer, not assessable, or error. probability: calibrated, for the prevalence where it is
-    used. score: the networks' own, with what age, sex and site add, which ranks lesions best. label: 1 from the operating point on. words: all of that
-    in a sentence or two. reasons: why it is not assessable. width, height: of the original, pixels. activation_map:
-    float32 (rows, columns), each place's share of the logit; only where it was asked for.
+    used. score: the networks' own, with what age, sex and site add, which ranks lesions best. label: 1 from the
+    operating point on. words: all of that in a sentence or two. reasons: why it is not assessable. width, height: of
+    the original, pixels. activation_map: float32 (rows, columns), each place's share of the logit; only where it was
+    asked for.
     """
 
     name: str
