@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from melanoma.evaluation.metrics import Float64Array, checked
+from melanoma.evaluation.metrics import Float64Array, checked, in_range, logit
 
-NEAREST = 1e-7  # a float32 sigmoid reaches 0 and 1; their logits are infinite
 NORMAL_95 = 1.959964
 FEWEST = 20  # images that a point of the smoothed curve rests on
 
@@ -91,16 +90,15 @@ def smoothed_curve(
     Raises ValueError as `brier` does. Source of the figure: Austin and Steyerberg 2014, doi:10.1002/sim.5941.
     """
     truth, scores = _checked(target, probability)
-    clipped = np.clip(scores, NEAREST, 1 - NEAREST)
-    logit = np.log(clipped / (1 - clipped))
-    if logit.size < FEWEST:
+    logits = logit(scores)
+    if logits.size < FEWEST:
         return None
-    first, quarter, three, last = np.quantile(logit, [0.01, 0.25, 0.75, 0.99]).tolist()
+    first, quarter, three, last = np.quantile(logits, [0.01, 0.25, 0.75, 0.99]).tolist()
     if first == last:
         return None
-    width = 1.06 * ((three - quarter) / 1.349 or float(logit.std())) * logit.size**-0.2
+    width = 1.06 * ((three - quarter) / 1.349 or float(logits.std())) * logits.size**-0.2
     places = np.linspace(first, last, points)
-    away = logit - places[:, None]
+    away = logits - places[:, None]
     nearest = np.partition(np.abs(away), FEWEST - 1, axis=1)[:, FEWEST - 1]
     line = _line_weights(away / np.maximum(width, nearest)[:, None])
     share = np.clip(line @ truth, 0, 1)
@@ -127,22 +125,19 @@ def logistic_calibration(target: ArrayLike, probability: ArrayLike) -> LogisticC
     Raises ValueError as `brier` does. Source: Van Calster 2019, doi:10.1186/s12916-019-1466-7.
     """
     truth, scores = _checked(target, probability)
-    clipped = np.clip(scores, NEAREST, 1 - NEAREST)
-    logit = np.log(clipped / (1 - clipped))
-    if not _classes_overlap(logit[truth], logit[~truth]):
+    logits = logit(scores)
+    if not _classes_overlap(logits[truth], logits[~truth]):
         return None
-    centre, spread = float(logit.mean()), float(logit.std())
-    design = np.stack([np.ones_like(logit), (logit - centre) / spread], axis=1)  # well conditioned for Newton
-    height, tilt = _logistic_fit(design, np.zeros_like(logit), truth)
-    in_the_large = _logistic_fit(design[:, :1], logit, truth)[0]
+    centre, spread = float(logits.mean()), float(logits.std())
+    design = np.stack([np.ones_like(logits), (logits - centre) / spread], axis=1)  # well conditioned for Newton
+    height, tilt = _logistic_fit(design, np.zeros_like(logits), truth)
+    in_the_large = _logistic_fit(design[:, :1], logits, truth)[0]
     return LogisticCalibration(tilt / spread, height - tilt * centre / spread, in_the_large)
 
 
 def _checked(target: ArrayLike, probability: ArrayLike) -> tuple[NDArray[np.bool_], Float64Array]:
     truth, scores = checked(target, probability)
-    if ((scores < 0) | (scores > 1)).any():
-        raise ValueError("a probability is outside 0 to 1")
-    return truth, scores
+    return truth, in_range(scores)
 
 
 def _classes_overlap(melanoma: Float64Array, benign: Float64Array) -> bool:

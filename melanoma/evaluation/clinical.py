@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from melanoma.errors import DataError
-from melanoma.evaluation.metrics import Float64Array, absent_class, checked
-from melanoma.evaluation.recalibration import logit, sigmoid
+from melanoma.evaluation.metrics import Float64Array, absent_class, checked, in_range, logit, sigmoid
 
 YEARS = 10.0  # that an age counts in
 WORDS = ("sex", "site")
@@ -43,7 +42,7 @@ class Clinical:
 
     def apply(self, probability: ArrayLike, table: Any) -> Float64Array:
         """Return the probability in the light of age, sex and site, float64 (rows,) in (0, 1)."""
-        return sigmoid(self.intercept + self.logit * logit(_checked(probability)) + self.added(table))
+        return sigmoid(self.intercept + self.logit * logit(in_range(probability)) + self.added(table))
 
     def added(self, table: Any) -> Float64Array:
         """Return what age, sex and site add to the logit, float64 (rows,); 0 where none is known."""
@@ -94,7 +93,7 @@ def fit_clinical(target: ArrayLike, probability: ArrayLike, table: Any) -> Clini
     decades = (age - years) / YEARS
     shift = float(np.nanmean(decades**2)) if np.isfinite(age).any() else 0.0
     words = {name: sorted({word for word in table[name] if _known(word)}) for name in WORDS}
-    columns = [logit(_checked(scores)), np.nan_to_num(decades), np.nan_to_num(decades**2 - shift)]
+    columns = [logit(in_range(scores)), np.nan_to_num(decades), np.nan_to_num(decades**2 - shift)]
     share: dict[str, Float64Array] = {}
     for name in WORDS:
         marks = np.array([[one == word for word in words[name]] for one in table[name]], np.float64)
@@ -139,10 +138,3 @@ def cross_fitted_clinical(
 
 def _known(word: Any) -> bool:
     return isinstance(word, str) and word not in ("", UNKNOWN)
-
-
-def _checked(probability: ArrayLike) -> Float64Array:
-    scores = np.asarray(probability, np.float64)
-    if not ((scores >= 0) & (scores <= 1)).all():
-        raise ValueError("a probability is NaN or outside 0 to 1")
-    return scores

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from melanoma.errors import DataError
-from melanoma.evaluation.calibration import NEAREST
-from melanoma.evaluation.metrics import Float64Array, checked
+from melanoma.evaluation.metrics import Float64Array, checked, in_range, logit, sigmoid
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Context:
         Raises ValueError as `deviation` does.
         """
         value = self.intercept + _columns(probability, patient) @ np.array([self.logit, self.deviation])
-        return np.asarray(1 / (1 + np.exp(-np.clip(value, -700, 700))))  # exp overflows beyond 709
+        return sigmoid(value)
 
     def to_json(self) -> dict[str, float]:
         """Give plain values for a JSON file; `from_json` makes an equal context of them."""
@@ -113,15 +112,12 @@ def _columns(probability: ArrayLike, patient: ArrayLike) -> Float64Array:
     scores, people = np.asarray(probability, np.float64), np.asarray(patient)
     if scores.ndim != 1 or people.shape != scores.shape:
         raise ValueError(f"probability {scores.shape} and patient {people.shape} are not one value an image")
-    if not ((scores >= 0) & (scores <= 1)).all():
-        raise ValueError("a probability is NaN or outside 0 to 1")
-    clipped = np.clip(scores, NEAREST, 1 - NEAREST)
-    logit = np.log(clipped / (1 - clipped))
+    logits = logit(in_range(scores))
     person = np.unique(people, return_inverse=True)[1]
     others = np.bincount(person)[person] - 1
-    rest = np.bincount(person, logit)[person] - logit
-    apart = np.divide(others * logit - rest, others, out=np.zeros_like(logit), where=others > 0)
-    return np.stack([logit, apart], axis=1)
+    rest = np.bincount(person, logits)[person] - logits
+    apart = np.divide(others * logits - rest, others, out=np.zeros_like(logits), where=others > 0)
+    return np.stack([logits, apart], axis=1)
 
 
 def _separable(columns: Float64Array, truth: NDArray[np.bool_]) -> bool:

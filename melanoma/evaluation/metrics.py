@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Float64Array = NDArray[np.float64]
+NEAREST = 1e-7  # to 0 and 1, whose logits are infinite; a float32 sigmoid reaches them
 
 
 def auc(target: ArrayLike, probability: ArrayLike) -> float | None:
@@ -221,3 +222,22 @@ def _counts_by_threshold(
     ends = np.flatnonzero(np.append(np.diff(scores) != 0, scores.size > 0))
     hits = np.cumsum(truth, dtype=np.int64)[ends]
     return hits, ends + 1 - hits, scores[ends]
+
+
+def in_range(probability: ArrayLike) -> Float64Array:
+    """Return probabilities as float64 of the same shape; raises ValueError for one that is NaN or outside [0, 1]."""
+    given = np.asarray(probability, np.float64)
+    if not ((given >= 0) & (given <= 1)).all():
+        raise ValueError("a probability is NaN or outside 0 to 1")
+    return given
+
+
+def logit(probability: Float64Array) -> Float64Array:
+    """Return the logit of probabilities, kept NEAREST away from 0 and 1: float64 of the same shape."""
+    kept = np.clip(probability, NEAREST, 1 - NEAREST)
+    return np.asarray(np.log(kept / (1 - kept)))
+
+
+def sigmoid(value: Float64Array) -> Float64Array:
+    """Return the probability that a logit stands for: float64 of the same shape."""
+    return np.asarray(1 / (1 + np.exp(-np.clip(value, -700, 700))))  # exp overflows beyond 709

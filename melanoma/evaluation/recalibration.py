@@ -16,10 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from melanoma.errors import DataError
-from melanoma.evaluation.metrics import Float64Array, checked
+from melanoma.evaluation.metrics import Float64Array, checked, in_range, logit, sigmoid
 
 METHODS = ("none", "temperature", "isotonic")
-NEAREST = 1e-7  # as in calibration.py: the logits of 0 and 1 are infinite
 COLDEST, HOTTEST = 0.05, 20.0  # a network that separates the classes would ask for 0
 
 
@@ -41,7 +40,7 @@ class Calibrator:
 
         probability: float of any shape in [0, 1], else ValueError.
         """
-        given = _in_range(np.asarray(probability, np.float64))
+        given = in_range(probability)
         if self.method == "temperature":
             return sigmoid(logit(given) / self.temperature)
         if self.method == "isotonic":
@@ -177,7 +176,7 @@ def rebased(probability: ArrayLike, from_prevalence: float, to_prevalence: float
     for prevalence in (from_prevalence, to_prevalence):
         if not 0 < prevalence < 1:
             raise ValueError(f"a prevalence is above 0 and below 1, not {prevalence}")
-    given = _in_range(np.asarray(probability, np.float64))
+    given = in_range(probability)
     if from_prevalence == to_prevalence:
         return given
     ratio = to_prevalence / (1 - to_prevalence) / (from_prevalence / (1 - from_prevalence))
@@ -221,28 +220,11 @@ def _figures(truth: NDArray[np.bool_], scores: Float64Array) -> dict[str, float 
 
 def _checked(target: ArrayLike, probability: ArrayLike) -> tuple[NDArray[np.bool_], Float64Array]:
     truth, scores = checked(target, probability)
-    return truth, _in_range(scores)
-
-
-def _in_range(probability: Float64Array) -> Float64Array:
-    if not ((probability >= 0) & (probability <= 1)).all():  # NaN is not, either
-        raise ValueError("a probability is outside 0 to 1")
-    return probability
+    return truth, in_range(scores)
 
 
 def _one_class(truth: NDArray[np.bool_]) -> bool:
     return bool(truth.all() or not truth.any())
-
-
-def logit(probability: Float64Array) -> Float64Array:
-    """Return the logit of probabilities, kept 1e-7 away from 0 and 1: float64 of the same shape."""
-    kept = np.clip(probability, NEAREST, 1 - NEAREST)
-    return np.asarray(np.log(kept / (1 - kept)))
-
-
-def sigmoid(value: Float64Array) -> Float64Array:
-    """Return the probability that a logit stands for: float64 of the same shape."""
-    return np.asarray(1 / (1 + np.exp(-np.clip(value, -700, 700))))  # exp overflows beyond 709
 
 
 def _is_number(value: Any) -> bool:
