@@ -43,7 +43,10 @@ LIMITS_OF_A_BUNDLE = [
     "It was validated on the dataset that it was made from: other cameras, clinics, skin types and ages may differ, "
     "and skin type is not recorded there.",
     "It knows photographs taken through a dermatoscope, and no clinical photographs, nails, mouths or eyes.",
+    "Benign means not melanoma: other cancers count as benign where its dataset's target says so, and are answered so.",
     "A probability holds for the share of melanomas that it is given for; the operating point and refer do not shift.",
+    "What is rare on the whole may not be in a group, such as an age. Patients are what its tables call so: in some of "
+    "them each lesion, or each image.",
 ]
 LIMIT_OF_CLINICAL = (
     "Its figures are with age, sex and site, which move the answer as they went with melanomas in its dataset; by the "

@@ -13,7 +13,7 @@ from melanoma.errors import UsageError
 NOT_ASSESSABLE, ERROR = "not assessable", "error"
 SAID = {
     "melanoma": "Suspect: so high a score is rare among benign lesions.",
-    "benign": "Not suspect: so low a score is rare among melanomas.",
+    "benign": "Not suspect of melanoma, and of nothing else: so low a score is rare among melanomas.",
     "refer": "Refer: the score alone does not tell, so the lesion should be seen by somebody who can.",
 }
 

@@ -6,7 +6,7 @@ const AT_ONCE = 2;
 const MOST_RETRIES = 30;
 const STATUS_WORDS = {
   melanoma: "Suspect of melanoma",
-  benign: "Not suspect",
+  benign: "Not suspect of melanoma",
   refer: "Refer: unclear",
   "not assessable": "Not assessable",
   error: "Could not be judged",
