@@ -104,7 +104,7 @@ def test_what_is_no_probability_is_refused_everywhere(wrong: float) -> None:
 
 
 def test_certainties_are_kept_off_as_far_as_in_calibration() -> None:
-    assert recalibration.NEAREST == calibration.NEAREST
+    assert recalibration.logit is calibration.logit
 
 
 def test_isotonic_is_scikit_learns_but_for_certainties() -> None:
