@@ -90,7 +90,9 @@ def _use() -> str:
         "## Intended use\n\n"
         "To study how melanomas can be told from other lesions on dermoscopic photographs: research, benchmarks, "
         "competitions.\n\nNot for deciding about a patient. Not for clinical photographs, other cameras or other "
-        "kinds of picture without a new validation. Not for lesions of the nail, the mouth or the eye."
+        "kinds of picture without a new validation. Not for lesions of the nail, the mouth or the eye.\n\nBenign means "
+        "not melanoma: other cancers, carcinomas among them, count as benign where the tables say so, and are answered "
+        "so. What is rare on the whole may not be in a group, such as an age."
     )
 
 
