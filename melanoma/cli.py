@@ -17,6 +17,22 @@ from cyclopts import App, CycloptsError, Parameter
 from melanoma import RESEARCH_ONLY
 from melanoma.errors import DataError, MelanomaError, UsageError, WriteError, printable
 from melanoma.files import FULL, read_json, unwritable
+from melanoma.options import (
+    Age,
+    Data,
+    Json,
+    Judged,
+    Model,
+    Name,
+    Overrides,
+    Prevalence,
+    Recipe,
+    RunFolder,
+    Runs,
+    Sex,
+    Site,
+    Views,
+)
 
 INTERRUPTED = 130
 _resumable: list[Path] = []  # the run at work: an interrupt tells how to go on with it
@@ -31,33 +47,6 @@ app = App(
     suppress_keyboard_interrupt=False,
     result_action="return_value",
 )
-
-Data = Annotated[Path, Parameter(help="Folder with train.csv, perhaps test.csv, and the images.")]
-RunFolder = Annotated[Path, Parameter(help="A run's folder, as printed when it began.")]
-Judged = Annotated[Path, Parameter(help="A run's folder, or a CSV with image_name, patient_id, target, probability.")]
-Recipe = Annotated[
-    str | None, Parameter(help="A recipe's name or TOML file. Default: gpu where there is one, else cpu.")
-]
-Overrides = Annotated[
-    list[str] | None,
-    Parameter(name="--set", negative=(), help="section.key=value over the recipe, repeatable; see docs/settings.md."),
-]
-Name = Annotated[str | None, Parameter(help="The run's name. Default: recipe and UTC time.")]
-Runs = Annotated[Path, Parameter(help="Folder in which runs and the image cache are kept.")]
-Model = Annotated[
-    str | None, Parameter(help="A bundle or run, or hf://owner/name@revision. Default: the package's own.")
-]
-Age = Annotated[float | None, Parameter(help="The patient's age, years.")]
-Sex = Annotated[Literal["female", "male"] | None, Parameter(help="The patient's sex.")]
-Site = Annotated[str | None, Parameter(help="The anatomical site, in the words of the training table, such as torso.")]
-Prevalence = Annotated[
-    float | None,
-    Parameter(help="Share of melanomas among such lesions where the answer is used, 0 to 1. Default: the model's."),
-]
-Views = Annotated[
-    Literal[1, 8] | None, Parameter(help="Ways to lay each picture down. Default: as the model was validated.")
-]
-Json = Annotated[bool, Parameter(negative=(), help="Print the figures as JSON.")]
 
 
 @app.command

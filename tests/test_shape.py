@@ -12,7 +12,7 @@ PACKAGE = ROOT / "melanoma"
 ROOMS = [
     "__init__", "errors", "machine", "child", "protobuf", "files", "config", "runs", "images", "data", "evaluation",
     "report", "inference", "models", "training", "prepare", "check", "judge", "judge_run", "compare", "bundling",
-    "pipeline", "answer", "web", "doctor", "cli", "__main__",
+    "pipeline", "answer", "web", "doctor", "options", "cli", "__main__",
 ]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 BACKENDS = {"torch", "jax", "tensorflow"}
