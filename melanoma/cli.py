@@ -20,6 +20,7 @@ from melanoma.files import FULL, read_json, unwritable
 from melanoma.options import (
     Age,
     Data,
+    Devices,
     Json,
     Judged,
     Model,
@@ -58,13 +59,15 @@ def run(
     overrides: Overrides = None,
     name: Name = None,
     runs: Runs = Path("runs"),
+    devices: Devices = None,
     json: Json = False,
 ) -> None:
     """Do the whole job: from a dataset folder to networks, a report and a submission file."""
     from melanoma import pipeline
 
-    begun = _started(pipeline.start(data, recipe, overrides or (), name=name, runs=runs))
-    pipeline.finish(begun)
+    with pipeline.training_on(devices):
+        begun = _started(pipeline.start(data, recipe, overrides or (), name=name, runs=runs))
+        pipeline.finish(begun)
     _print_result(begun, json)
 
 
@@ -167,24 +170,28 @@ def train(
     overrides: Overrides = None,
     name: Name = None,
     runs: Runs = Path("runs"),
+    devices: Devices = None,
 ) -> None:
     """Train only: prepare the data and train each fold's network; `resume` does the rest."""
     from melanoma import pipeline
 
-    begun = _started(pipeline.start(data, recipe, overrides or (), name=name, runs=runs))
-    with begun.held():
-        settings = begun.settings()
-        pipeline.train(begun, settings, pipeline.reopen(begun, settings))
-    print(begun.folder)
+    with pipeline.training_on(devices):
+        begun = _started(pipeline.start(data, recipe, overrides or (), name=name, runs=runs))
+        with pipeline.holding(begun):
+            settings = begun.settings()
+            pipeline.train(begun, settings, pipeline.reopen(begun, settings))
+    if _leads():
+        print(begun.folder)
 
 
 @app.command
-def resume(run: RunFolder, /, *, json: Json = False) -> None:
+def resume(run: RunFolder, /, *, devices: Devices = None, json: Json = False) -> None:
     """Go on with a run that was interrupted, from where it stands to its report."""
     from melanoma import pipeline
 
-    opened = _open(run)
-    pipeline.finish(opened)
+    with pipeline.training_on(devices):
+        opened = _open(run)
+        pipeline.finish(opened)
     _print_result(opened, json)
 
 
@@ -411,8 +418,16 @@ def _counting(what: str, unit: str) -> Any:
     return counting(what, unit)
 
 
+def _leads() -> bool:
+    """Tell whether this process speaks for all that train together."""
+    from melanoma.training.team import team
+
+    return team.leads
+
+
 def _started(begun: Any) -> Any:
-    print(f"run folder: {begun.folder}", file=sys.stderr)
+    if _leads():
+        print(f"run folder: {begun.folder}", file=sys.stderr)
     _resumable.append(begun.folder)
     return begun
 
@@ -442,6 +457,8 @@ def _judged_file(
 def _print_result(opened: Any, as_json: bool) -> None:
     from melanoma.report.page import summary
 
+    if not _leads():
+        return
     figures = read_json(opened.metrics)
     if as_json:
         print(json_format.dumps(figures, indent=2))
@@ -456,7 +473,10 @@ def _print_result(opened: Any, as_json: bool) -> None:
 def main() -> None:
     """Run the command line and exit with the code that tells how it went."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(_exit_code())
+    code = _exit_code()
+    if "melanoma.training.team" in sys.modules:  # several processes may be at work
+        sys.modules["melanoma.training.team"].team.end(code)
+    sys.exit(code)
 
 
 def _exit_code() -> int:

@@ -140,7 +140,8 @@ class TrainSettings(Section):
     sizes_px: tuple[Annotated[int, Field(ge=32, le=2048)], ...] = Field(
         (), description="sides that images are trained at, an equal share of the epochs each; empty: images.size_px"
     )
-    learning_rate: float = Field(1e-4, gt=0, le=1, description="Adam's learning rate at its highest")
+    optimizer: Literal["adam", "sgd"] = Field("adam", description="sgd: with Nesterov's momentum of 0.9")
+    learning_rate: float = Field(1e-4, gt=0, le=1, description="the optimizer's learning rate at its highest")
     schedule: Literal["inverse_time", "cosine", "constant"] = Field(
         "cosine",
         description="inverse_time: learning_rate / (1 + learning_rate / epochs * step), Keras' old decay; "
@@ -158,8 +159,10 @@ class TrainSettings(Section):
         description="share that a moving average of the weights keeps at a step; above 0 it is what is judged and kept",
     )
     patience: int = Field(10, ge=1, description="epochs without a better value before training stops")
-    precision: Literal["auto", "float32", "mixed_bfloat16"] = Field(
-        "auto", description="auto: mixed_bfloat16 where the device has it"
+    precision: Literal["auto", "float32", "mixed_bfloat16", "float64"] = Field(
+        "auto",
+        description="auto: mixed_bfloat16 where the device has it; float64, on JAX alone, is slow: to prove that two "
+        "ways to compute are one",
     )
 
 

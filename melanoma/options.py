@@ -15,6 +15,12 @@ Overrides = Annotated[
     list[str] | None,
     Parameter(name="--set", negative=(), help="section.key=value over the recipe, repeatable; see docs/settings.md."),
 ]
+Devices = Annotated[
+    int | None,
+    Parameter(
+        help="Train by JAX on so many GPUs, or parts of the CPU, of each process that a job (SLURM, MPI) starts."
+    ),
+]
 Name = Annotated[str | None, Parameter(help="The run's name. Default: recipe and UTC time.")]
 Runs = Annotated[Path, Parameter(help="Folder in which runs and the image cache are kept.")]
 Model = Annotated[

@@ -3,11 +3,12 @@
 What imports a deep-learning framework stands inside the steps that build a network: the others are quick without it.
 """
 
+import os
 import platform
 import shlex
 import shutil
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from melanoma.machine import cores, installed_version
 from melanoma.prepare import Prepared, prepare
 from melanoma.runs import CACHE, Run, create_run, default_name, open_run
 from melanoma.training.gate import Lesions, chosen_lesions, learn_gate
-from melanoma.training.progress import counting, note
+from melanoma.training.progress import Interrupted, counting, note
+from melanoma.training.team import team, telling
 
 
 def run(
@@ -42,23 +44,51 @@ def run(
     *,
     name: str | None = None,
     runs: Path | str = "runs",
+    devices: int | None = None,
 ) -> Run:
     """Do the whole job: from a dataset folder to networks, a report and a submission file.
 
     recipe: a recipe's name or a TOML file, by default `gpu` where there is one, else `cpu`. overrides:
     "section.key=value" each. name: of the run, by default recipe and UTC time. runs: the folder that runs and the
-    image cache are kept in. Raises MelanomaError, and Interrupted after saving where Ctrl-C was pressed.
+    image cache are kept in. devices: as for `training_on`. Raises MelanomaError, and Interrupted after saving where
+    Ctrl-C was pressed.
     """
-    begun = start(data, recipe, overrides, name=name, runs=runs)
-    finish(begun)
+    with training_on(devices):
+        begun = start(data, recipe, overrides, name=name, runs=runs)
+        finish(begun)
     return begun
 
 
-def resume(folder: Path | str) -> Run:
+def resume(folder: Path | str, devices: int | None = None) -> Run:
     """Go on with a run from where it stands to its report; raises MelanomaError where the folder is no run."""
-    opened = open_run(Path(folder))
-    finish(opened)
+    with training_on(devices):
+        opened = open_run(Path(folder))
+        finish(opened)
     return opened
+
+
+@contextmanager
+def training_on(devices: int | None) -> Iterator[None]:
+    """Train on so many devices by JAX, and with the other processes where a job started several; None: on one, alone.
+
+    Raises what `melanoma.training.parallel.join` raises, and MelanomaError where another process is lost.
+    """
+    if devices is None:
+        yield
+        return
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    from melanoma.training.parallel import join, leave
+
+    join(devices)
+    with telling():
+        try:
+            yield
+        except Interrupted:  # all of them, after the same step
+            leave()
+            raise
+        finally:
+            if team.processes == 1:  # else the others may be gone
+                leave()
 
 
 def start(
@@ -70,15 +100,24 @@ def start(
     runs: Path | str = "runs",
 ) -> Run:
     """Create a run folder for a dataset, as `run` does; nothing is written where an argument is wrong."""
+    data, runs, recipe = Path(data), Path(runs), recipe or default_recipe()
+    name = team.told(name or default_name(recipe))
+    with team.leading():
+        if not team.leads:
+            return _seen(runs / name)
+        return _created(data, recipe, overrides, name, runs)
+
+
+def _created(data: Path, recipe: str, overrides: Sequence[str], name: str, runs: Path) -> Run:
     from melanoma.models.backbones import build_backbone, check_weights
     from melanoma.models.losses import build_loss
 
-    data, runs, recipe = Path(data), Path(runs), recipe or default_recipe()
     settings = _resolved(load_settings(recipe, overrides))
     if not data.is_dir():
         raise MelanomaError(f"the dataset folder {data} is not there")
     if settings.folds.file and not Path(settings.folds.file).is_file():
         raise MelanomaError(f"the fold file {settings.folds.file} is not there")
+    team.check_batch(settings.train.batch_size)
     build_loss(settings.loss)
     check_weights(settings.model)
     build_backbone(settings.model, settings.images.size_px)  # weights that cannot be had fail now, not after an hour
@@ -87,11 +126,20 @@ def start(
     command = ["melanoma", "run", str(data), "--recipe", recipe, *(f"--set={override}" for override in overrides)]
     return create_run(
         runs,
-        name or default_name(recipe),
+        name,
         settings,
         environment={"command": shlex.join(command), **environment(settings)},
         data={"folder": str(data.resolve()), "cache": str((runs / CACHE).resolve())},
     )
+
+
+def _seen(folder: Path) -> Run:
+    """Open the run that the first process has created."""
+    if not folder.is_dir():
+        raise MelanomaError(
+            f"{folder} is not seen here: --runs must lie on a file system that all processes share, and DATA too"
+        )
+    return open_run(folder)
 
 
 def default_recipe() -> str:
@@ -105,7 +153,7 @@ def default_recipe() -> str:
 
 def finish(run: Run) -> None:
     """Take a run from wherever it stands to its report and submission file; raises what the steps raise."""
-    with run.held():
+    with holding(run):
         settings = run.settings()
 
         # ---- prepare: table, pixels, duplicates, folds -----------------------------------------------------------
@@ -113,6 +161,8 @@ def finish(run: Run) -> None:
 
         # ---- train: a network for each fold ----------------------------------------------------------------------
         train(run, settings, prepared)
+        if not team.leads:
+            return
 
         # ---- export: the networks as one bundle that needs no framework ------------------------------------------
         export(run, settings, prepared)
@@ -130,17 +180,31 @@ def finish(run: Run) -> None:
         submit(run, prepared)
 
 
+def holding(run: Run) -> AbstractContextManager[None]:
+    """Hold a run for this process, or for the one that leads it."""
+    return run.held() if team.leads else nullcontext()
+
+
 def reopen(run: Run, settings: Settings) -> Prepared:
     """Prepare a run's data, or find it prepared; raises MelanomaError where the tables changed since the run began."""
+    with team.leading():
+        return _reopened(run, settings)
+
+
+def _reopened(run: Run, settings: Settings) -> Prepared:
     known = read_json(run.data)
     folder, cache, hashes = Path(known["folder"]), Path(known["cache"]), known.get("hashes")
     try:
         prepared = prepare(folder, settings, cache, run.folds, known=hashes, counting=counting)
     except MelanomaError:
-        if hashes is None:  # nothing has come of this run yet: its name is free again once the data is mended
+        if (
+            hashes is None and team.leads
+        ):  # nothing has come of this run yet: its name is free again once the data is mended
             shutil.rmtree(run.folder)
             note(f"{run.folder} is removed again, as nothing came of it; mend what follows and run the same command")
         raise
+    if not team.leads:
+        return prepared
     for remark in prepared.remarks if hashes is None else []:
         note(remark)
     write_json(run.data, known | {"hashes": prepared.hashes, "remarks": prepared.remarks})
@@ -152,12 +216,18 @@ def train(run: Run, settings: Settings, prepared: Prepared) -> None:
     from melanoma.models.backend import BACKEND
     from melanoma.training.train import train_fold
 
+    team.check_batch(settings.train.batch_size)
     began_on = read_json(run.environment)["backend"]
     if began_on != BACKEND:
         note(f"this run began on {began_on} and goes on with {BACKEND}: its weights will not be bit for bit the same")
-    for fold in range(prepared.folds):
-        rows = {"training": prepared.training(fold, settings), "validation": prepared.held_out(fold)}
-        train_fold(run, fold, settings, **rows, cache=prepared.cache, larger=prepared.larger)
+    with nullcontext() if team.distribution is None else team.distribution.scope():
+        for fold in range(prepared.folds):
+            rows = {"training": prepared.training(fold, settings), "validation": prepared.held_out(fold)}
+            train_fold(run, fold, settings, **rows, cache=prepared.cache, larger=prepared.larger)
+    if team.distribution is not None:
+        from melanoma.training.parallel import leave
+
+        leave()
 
 
 def score_run(run: Run, settings: Settings, prepared: Prepared) -> None:
@@ -292,6 +362,8 @@ def environment(settings: Settings) -> dict[str, Any]:
         "system": platform.platform(),
         "cores": cores(),
         "backend": BACKEND,
+        "devices": team.devices,
+        "processes": team.processes,
         "precision": settings.train.precision,
         "versions": {package: installed_version(package) for package in [*packages, "onnxruntime", "openvino"]},
     }

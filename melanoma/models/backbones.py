@@ -140,15 +140,15 @@ def scaling_layers(name: str) -> list[Any]:
     if inputs == "0..255":
         return []
     if inputs == "-1..1":
-        return [layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32", name="scale")]
+        return [layers.Rescaling(1 / 127.5, offset=-1.0, dtype=keras.config.floatx(), name="scale")]
     if inputs == "imagenet":  # each channel less ImageNet's mean, over its standard deviation
         deviations = (0.229, 0.224, 0.225)
         scale = [1 / (255 * deviation) for deviation in deviations]
         offset = [-mean / deviation for mean, deviation in zip((0.485, 0.456, 0.406), deviations, strict=True)]
-        return [layers.Rescaling(scale, offset=offset, dtype="float32", name="scale")]
+        return [layers.Rescaling(scale, offset=offset, dtype=keras.config.floatx(), name="scale")]
     # Caffe's order is blue, green, red, and only the mean is taken off
-    less_mean = layers.Rescaling(1.0, offset=[-103.939, -116.779, -123.68], dtype="float32", name="scale")
-    return [ReverseChannels(dtype="float32", name="reverse_channels"), less_mean]
+    less_mean = layers.Rescaling(1.0, offset=[-103.939, -116.779, -123.68], dtype=keras.config.floatx(), name="scale")
+    return [ReverseChannels(dtype=keras.config.floatx(), name="reverse_channels"), less_mean]
 
 
 class ReverseChannels(keras.layers.Layer):  # type: ignore[misc]

@@ -40,7 +40,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # deprecations inside the frameworks are not the user's to mend
     import keras
 
-__all__ = ["BACKEND", "BACKENDS", "has_bfloat16", "has_gpu", "installed_backends", "keras"]
+__all__ = ["BACKEND", "BACKENDS", "has_bfloat16", "has_gpu", "installed_backends", "keras", "set_precision"]
 
 
 def has_gpu() -> bool:
@@ -56,6 +56,19 @@ def has_gpu() -> bool:
     import tensorflow
 
     return bool(tensorflow.config.list_physical_devices("GPU"))
+
+
+def set_precision(policy: str) -> None:
+    """Let Keras compute in this dtype policy from here on; float64 is for JAX, which has to be told of it."""
+    if BACKEND == "jax":
+        import jax
+        from keras.src.backend.common import dtypes
+
+        jax.config.update("jax_enable_x64", policy == "float64")
+        # Keras rounds what its operations and batch normalisation take on JAX, whatever the policy
+        dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float64" if policy == "float64" else "float32"
+    keras.config.set_floatx("float64" if policy == "float64" else "float32")
+    keras.config.set_dtype_policy(policy)
 
 
 @functools.cache

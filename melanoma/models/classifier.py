@@ -27,9 +27,9 @@ def build_classifier(
     from.
     weights, plain: as for `build_backbone`, which also tells what is raised.
     """
-    layers = keras.layers
+    layers, full = keras.layers, keras.config.floatx()  # the precision of what is not computed in mixed_bfloat16
     side = None if any_size else images.size_px
-    image = keras.Input((side, side, 3), name="image", dtype="float32")
+    image = keras.Input((side, side, 3), name="image", dtype=full)
     x = image
     for layer in scaling_layers(settings.backbone):
         x = layer(x)
@@ -37,20 +37,20 @@ def build_classifier(
     for layer in backbone.layers[: round(settings.frozen_share * len(backbone.layers))]:
         layer.trainable = False
     feature_map = backbone(x)
-    features = layers.GlobalAveragePooling2D(dtype="float32", name="features")(feature_map)
+    features = layers.GlobalAveragePooling2D(dtype=full, name="features")(feature_map)
     if settings.dropout:
         # without a seed of its own Keras on PyTorch draws from a state that no checkpoint holds
-        features = layers.Dropout(settings.dropout, seed=seed, dtype="float32")(features)
+        features = layers.Dropout(settings.dropout, seed=seed, dtype=full)(features)
     start = keras.initializers.Constant(math.log(prior / (1 - prior)))
-    logit = layers.Dense(1, bias_initializer=start, dtype="float32", name="image_logit")(features)
+    logit = layers.Dense(1, bias_initializer=start, dtype=full, name="image_logit")(features)
     inputs = [image]
     if settings.metadata:
-        metadata = keras.Input((metadata_features,), name="metadata", dtype="float32")
-        tower = layers.Dense(32, activation="relu", dtype="float32", name="metadata_hidden")(metadata)
-        share = layers.Dense(1, use_bias=False, dtype="float32", name="metadata_logit")(tower)
-        logit = layers.Add(dtype="float32", name="logit")([logit, share])
+        metadata = keras.Input((metadata_features,), name="metadata", dtype=full)
+        tower = layers.Dense(32, activation="relu", dtype=full, name="metadata_hidden")(metadata)
+        share = layers.Dense(1, use_bias=False, dtype=full, name="metadata_logit")(tower)
+        logit = layers.Add(dtype=full, name="logit")([logit, share])
         inputs.append(metadata)
-    probability = layers.Activation("sigmoid", dtype="float32", name="probability")(logit)
+    probability = layers.Activation("sigmoid", dtype=full, name="probability")(logit)
     return keras.Model(inputs if len(inputs) > 1 else image, probability, name="classifier")
 
 
@@ -61,7 +61,7 @@ def answering(classifier: Any) -> Any:
     logit, whose mean is the image's logit (Zhou et al. 2016, arXiv:1512.04150); features float32 (batch, channels).
     """
     pooling = classifier.get_layer("features")
-    feature_map = keras.ops.cast(pooling.input, "float32")
+    feature_map = keras.ops.cast(pooling.input, keras.config.floatx())
     activation_map = classifier.get_layer("image_logit")(feature_map)
     logit = classifier.get_layer("probability").input
     inputs = classifier.inputs if len(classifier.inputs) > 1 else classifier.inputs[0]

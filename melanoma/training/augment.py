@@ -16,7 +16,7 @@ class RandomLight(keras.layers.Layer):  # type: ignore[misc]
     """
 
     def __init__(self, most: float, seed: int, **kwargs: Any) -> None:
-        super().__init__(dtype="float32", **kwargs)
+        super().__init__(dtype=keras.config.floatx(), **kwargs)
         self.most, self.random = most, keras.random.SeedGenerator(seed)
 
     def call(self, images: Any, training: bool = False) -> Any:
@@ -40,14 +40,14 @@ class RandomView(keras.layers.Layer):  # type: ignore[misc]
     def __init__(
         self, settings: AugmentSettings, seed: int, side: int, *, any_size: bool = False, **kwargs: Any
     ) -> None:
-        super().__init__(dtype="float32", autocast=False, **kwargs)
+        super().__init__(dtype=keras.config.floatx(), autocast=False, **kwargs)
         self.side, self.any_size = side, any_size
         self.settings, self.random = settings, keras.random.SeedGenerator(seed)
 
     def call(self, images: Any, training: bool = False) -> Any:
         """Change the images while training; else only cast them."""
         if not training:
-            return ops.cast(images, "float32")
+            return ops.cast(images, keras.config.floatx())
         settings = self.settings
         count, size = ops.shape(images)[:2]
         side = self.side
@@ -55,7 +55,7 @@ class RandomView(keras.layers.Layer):  # type: ignore[misc]
         scale = 1 + self._drawn(count, settings.zoom)
         signs = self._signs(count)
         # where each output pixel comes from, in pixels off the centre
-        line = (ops.arange(side, dtype="float32") - (side - 1) / 2) * (size / side)
+        line = (ops.arange(side, dtype=keras.config.floatx()) - (side - 1) / 2) * (size / side)
         down, right = ops.reshape(ops.repeat(line, side), (1, -1)), ops.reshape(ops.tile(line, side), (1, -1))
         cosine, sine = ops.cos(turn) * scale, ops.sin(turn) * scale
         rows = signs[:, :1] * (cosine * down + sine * right)
@@ -92,12 +92,12 @@ def augmentation(settings: AugmentSettings, seed: int, side: int, *, any_size: b
 
     side, any_size: as for the first of them, RandomView.
     """
-    layers = keras.layers
+    layers, full = keras.layers, keras.config.floatx()
     chain: list[Any] = [RandomView(settings, seed, side, any_size=any_size, name="random_view")]
     if settings.brightness:
-        chain.append(layers.RandomBrightness(settings.brightness, value_range=(0, 255), seed=seed + 1, dtype="float32"))
+        chain.append(layers.RandomBrightness(settings.brightness, value_range=(0, 255), seed=seed + 1, dtype=full))
     if settings.contrast:
-        chain.append(layers.RandomContrast(settings.contrast, value_range=(0, 255), seed=seed + 2, dtype="float32"))
+        chain.append(layers.RandomContrast(settings.contrast, value_range=(0, 255), seed=seed + 2, dtype=full))
     if settings.colour:
         chain.append(RandomLight(settings.colour, seed + 3, name="random_light"))
     return chain
@@ -121,7 +121,7 @@ def _sample(images: Any, rows: Any, columns: Any, side: int) -> Any:
     bottom, beside = ops.minimum(top + 1, height - 1), ops.minimum(left + 1, width - 1)
 
     def pixels(row: Any, column: Any) -> Any:
-        return ops.cast(ops.take(flat, first + row * width + column, axis=0), "float32")
+        return ops.cast(ops.take(flat, first + row * width + column, axis=0), keras.config.floatx())
 
     upper = pixels(top, left) * (1 - right) + pixels(top, beside) * right
     lower = pixels(bottom, left) * (1 - right) + pixels(bottom, beside) * right

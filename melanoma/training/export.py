@@ -13,7 +13,7 @@ from melanoma.errors import MelanomaError, ModelError
 from melanoma.files import replacing
 from melanoma.inference.engine import OUTPUTS, Choice, Engine
 from melanoma.inference.scoring import sigmoid
-from melanoma.models.backend import BACKEND, keras
+from melanoma.models.backend import BACKEND, keras, set_precision
 from melanoma.models.classifier import answering, build_classifier
 
 COMPARED_AT_ONCE = 8
@@ -57,7 +57,7 @@ def export_network(
 
 def _load(weights: Path, settings: Settings, metadata_features: int, *, plain: bool) -> Any:
     """Rebuild a trained classifier in float32 from our own settings and its weights file."""
-    keras.config.set_dtype_policy("float32")
+    set_precision("float32")
     build = partial(build_classifier, settings.model, settings.images, metadata_features, weights="none")
     classifier = build(plain=plain, any_size=settings.any_size)
     try:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -18,23 +18,25 @@ from melanoma.data.balance import site_weights
 from melanoma.data.batches import Batch, Batches
 from melanoma.data.cache import Cache
 from melanoma.data.encode import NOTHING_KNOWN, encode_diagnoses, learn_encoder
-from melanoma.errors import DataError, MelanomaError, listed
+from melanoma.errors import DataError, MelanomaError, UsageError, listed
 from melanoma.evaluation.metrics import auc
 from melanoma.files import previous, sha256, write_bytes, write_json, write_text
 from melanoma.machine import keep_memory
-from melanoma.models.backend import BACKEND, has_bfloat16, keras
+from melanoma.models.backend import BACKEND, has_bfloat16, keras, set_precision
 from melanoma.models.classifier import build_classifier
 from melanoma.models.losses import accuracy, build_loss, with_diagnosis
 from melanoma.runs import Run
 from melanoma.training.augment import augmentation
 from melanoma.training.memory import check_memory, told_if_memory_runs_out
+from melanoma.training.parallel import TogetherModel, scored_together
 from melanoma.training.progress import Interrupted, TrainingProgress, say, stop_requests
 from melanoma.training.state import Position, has_state, load_state, read_position, save_state, weights_file
+from melanoma.training.team import team
 
 SAVE_EVERY_SECONDS = 600.0  # the most of a long epoch that a kill can cost
 
 
-def train_fold(  # noqa: PLR0915  one straight line
+def train_fold(  # noqa: PLR0912, PLR0915  one straight line
     run: Run,
     fold: int,
     settings: Settings,
@@ -64,7 +66,8 @@ def train_fold(  # noqa: PLR0915  one straight line
 
     # ---- what the training rows say of the table ---------------------------------------------------------------
     encoder = learn_encoder(training)
-    write_json(run.encoder(fold), encoder.to_json())
+    if team.leads:
+        write_json(run.encoder(fold), encoder.to_json())
     weights = site_weights(training)[0] if settings.balance.method == "weights" else None
     share = settings.loss.diagnosis_share
     diagnoses, diagnosis_names = encode_diagnoses(training) if share else (None, [])
@@ -82,7 +85,7 @@ def train_fold(  # noqa: PLR0915  one straight line
         )
 
     train, held_out = batches(training, weights, larger or cache), batches(validation, None, cache)
-    train = replace(train, diagnoses=diagnoses)
+    train = replace(train, diagnoses=diagnoses, share=team.share)
     if settings.model.hidden_share:
         nothing = encoder.features(NOTHING_KNOWN)[0]
         train = replace(train, hidden_share=settings.model.hidden_share, nothing_known=nothing)
@@ -90,7 +93,7 @@ def train_fold(  # noqa: PLR0915  one straight line
     # ---- network, loss, optimizer ------------------------------------------------------------------------------
     keep_memory()
     keras.utils.set_random_seed(settings.seed + fold)
-    keras.config.set_dtype_policy(precision(settings.train))
+    set_precision(precision(settings.train))
     prior = 0.5 if weights is not None else float(training["target"].mean())
     ready_weights = "none" if has_state(run.state(fold)) else None  # a saved state replaces them
     build = partial(build_classifier, settings.model, settings.images, len(encoder.feature_names), prior=prior)
@@ -106,14 +109,18 @@ def train_fold(  # noqa: PLR0915  one straight line
         build_classifier(settings.model, largest, len(encoder.feature_names), weights="none")
         if settings.any_size
         else model,
-        settings.train.batch_size,
+        settings.train.batch_size // team.processes,
     )
-    model.test_on_batch(*_fed(train.batch(np.arange(min(2, len(train.rows))))))  # fails early, and makes every variable
+    score = _scoring(classifier, settings.train.batch_size)
+    few = np.arange(min(2, len(train.rows)))
+    team.deal(len(few))
+    model.test_on_batch(*_fed(train.batch(few)))  # fails early, and makes every variable
 
     # ---- epochs ------------------------------------------------------------------------------------------------
     position, saved = load_state(run.state(fold), model), time.monotonic()
     model.parts = position.parts
-    _restore_best(run.weights(fold), position)
+    lost = team.leads and not _restore_best(run.weights(fold), position)
+    position.best = None if team.anyone(lost) else position.best  # the best of the coming epochs is taken
     epochs, steps = settings.train.epochs, len(train)
     progress = TrainingProgress(f"fold {fold}", epochs, steps, position.epoch * steps + position.step)
     with stop_requests() as stop_requested, progress as show, told_if_memory_runs_out(settings.train.batch_size):
@@ -122,28 +129,31 @@ def train_fold(  # noqa: PLR0915  one straight line
             coming = train.ahead(order, first_step)
             _set_side(model, side_of(settings, position.epoch))
             for batch in map(_fed, coming):
+                rows = train.chosen(order, position.step)
+                team.deal(len(rows))
                 logs = model.train_on_batch(*batch, return_dict=True)  # of this batch alone
                 if not math.isfinite(logs["loss"]):
-                    names = training["image_name"].iloc[order[position.step * train.batch_size :][: train.batch_size]]
-                    raise MelanomaError(_not_a_number(fold, position, list(names)))
+                    raise MelanomaError(_not_a_number(fold, position, list(training["image_name"].iloc[rows])))
                 show.step(position.epoch, position.step, float(logs["loss"]))
                 position.step += 1
                 position.parts = model.parts
-                position.images += len(batch[1])
-                position.loss += float(logs["loss"]) * len(batch[1])
-                position.right += float(logs["accuracy"]) * len(batch[1])
-                if stop_requested() or time.monotonic() > saved + SAVE_EVERY_SECONDS:
+                position.images += len(rows)
+                position.loss += float(logs["loss"]) * len(rows)
+                position.right += float(logs["accuracy"]) * len(rows)
+                stop = team.anyone(stop_requested())
+                if team.leads and (stop or time.monotonic() > saved + SAVE_EVERY_SECONDS):
                     save_state(run.state(fold), model, position)
                     saved = time.monotonic()
-                if stop_requested():
+                if stop:
                     raise Interrupted
             seconds = time.monotonic() - started
             trained = max(len(order) - first_step * train.batch_size, 0)  # none where only the validation was left
             with averaged(model):
-                judged = validate(classifier, held_out, loss)
+                judged = validate(score(held_out), held_out, loss)
                 watched = judged.get(settings.train.monitor)
                 best = settings.train.monitor == "none" or _better(watched, position.best, settings.train.monitor)
-                to_keep = weights_file(classifier) if best or not run.weights(fold).exists() else None
+                keep = team.anyone(best or (team.leads and not run.weights(fold).exists()))
+                to_keep = weights_file(classifier) if keep and team.leads else None
             row: dict[str, Any] = {
                 "epoch": position.epoch + 1,
                 "loss": position.loss / position.images,
@@ -155,44 +165,48 @@ def train_fold(  # noqa: PLR0915  one straight line
             }
             position.history.append(row)
             position.close_epoch()
-            if to_keep is not None:
+            if keep:
                 position.best, position.best_epoch = watched, position.epoch
-                write_bytes(run.weights(fold), to_keep, keep=True)
-                position.best_sha256 = sha256(run.weights(fold))
             waited = position.epoch - position.best_epoch
             position.finished = position.epoch >= epochs or waited >= settings.train.patience
-            write_text(run.history(fold), pd.DataFrame(position.history).to_csv(index=False))
-            save_state(run.state(fold), model, position)
+            if to_keep is not None:
+                write_bytes(run.weights(fold), to_keep, keep=True)
+                position.best_sha256 = sha256(run.weights(fold))
+            if team.leads:
+                write_text(run.history(fold), pd.DataFrame(position.history).to_csv(index=False))
+                save_state(run.state(fold), model, position)
             saved = time.monotonic()
             show.epoch(row, best and settings.train.monitor != "none")
-            if stop_requested():
+            if team.anyone(stop_requested()):
                 raise Interrupted
 
 
-def _restore_best(weights: Path, position: Position) -> None:
+def _restore_best(weights: Path, position: Position) -> bool:
     """Let the weights file be the one that the state knows: a kill may have come between the two.
 
-    Where there is none such any more, the best of the coming epochs is taken.
+    Returns whether there is such a file, or none was written yet.
     """
     if position.best_sha256 is None:
-        return
+        return True
     for path in (weights, previous(weights)):
         if path.exists() and sha256(path) == position.best_sha256:
             path.replace(weights)
-            return
+            return True
     say(f"note: {weights} is damaged or missing; it is written anew in the coming epochs")
-    position.best = None
+    return False
 
 
 def precision(settings: TrainSettings) -> str:
     """Resolve `auto` to the Keras dtype policy that the device computes fastest."""
     if settings.precision == "auto":
         return "mixed_bfloat16" if has_bfloat16() else "float32"
+    if settings.precision == "float64" and BACKEND != "jax":
+        raise UsageError(f"train.precision = float64 is for JAX, and Keras runs on {BACKEND}: set KERAS_BACKEND=jax")
     return settings.precision
 
 
 def build_optimizer(settings: TrainSettings, steps: int) -> Any:
-    """Return Adam with the learning-rate schedule of the settings, for epochs of `steps` steps.
+    """Return the optimizer with the learning-rate schedule of the settings, for epochs of `steps` steps.
 
     inverse_time is Keras' old `Adam(decay=rate / epochs)`: rate / (1 + decay * step). cosine rises over the warm-up,
     then falls to 0 as half a cosine (Loshchilov & Hutter 2017, arXiv:1608.03983).
@@ -209,13 +223,16 @@ def build_optimizer(settings: TrainSettings, steps: int) -> Any:
             warmup_target=settings.learning_rate if warmup else None,
             warmup_steps=warmup,
         )
-    adam: Any = keras.optimizers.Adam
+    average = settings.averaging or None
+    others: dict[str, Any] = {"weight_decay": settings.weight_decay or None}
+    others |= {"use_ema": bool(average), "ema_momentum": average or 0.99}
+    if settings.optimizer == "sgd":
+        return keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, **others)
     if BACKEND == "torch":
         from melanoma.training.adam import FusedAdam
 
-        adam = FusedAdam
-    average = settings.averaging or None
-    return adam(rate, weight_decay=settings.weight_decay or None, use_ema=bool(average), ema_momentum=average or 0.99)
+        return FusedAdam(rate, **others)
+    return keras.optimizers.Adam(rate, **others)
 
 
 @contextmanager
@@ -252,12 +269,21 @@ def side_of(settings: Settings, epoch: int) -> int:
     return sizes[epoch * len(sizes) // settings.train.epochs]
 
 
-def validate(classifier: Any, held_out: Batches, loss: Any) -> dict[str, float | None]:
+def _scoring(classifier: Any, batch_size: int) -> Callable[[Batches], NDArray[np.float32]]:
+    """Return what gives a network's probabilities for rows, float32 (rows, 1)."""
+    if team.distribution is not None:
+        return scored_together(classifier, batch_size)
+
+    def score(rows: Batches) -> NDArray[np.float32]:
+        coming = rows.ahead(np.arange(len(rows.rows)))
+        answers = [classifier.predict_on_batch(inputs) for inputs, _ in map(_fed, coming)]
+        return np.concatenate([keras.ops.convert_to_numpy(one) for one in answers])
+
+    return score
+
+
+def validate(probabilities: NDArray[np.float32], held_out: Batches, loss: Any) -> dict[str, float | None]:
     """Return loss, accuracy at 0.5 and AUC (None where a class is absent) on the held-out rows."""
-    coming = held_out.ahead(np.arange(len(held_out.rows)))
-    probabilities = np.concatenate(
-        [keras.ops.convert_to_numpy(classifier.predict_on_batch(inputs)) for inputs, _ in map(_fed, coming)]
-    )
     targets = held_out.targets[:, None]
     return {
         "val_loss": float(keras.ops.convert_to_numpy(loss(targets, probabilities))),
@@ -272,7 +298,7 @@ def _with_augmentation(classifier: Any, settings: Settings, seed: int, diagnoses
     x = image
     for layer in augmentation(settings.augment, seed, side_of(settings, 0), any_size=settings.any_size):
         x = layer(x)
-    kind: Any = keras.Model
+    kind: Any = keras.Model if team.distribution is None else TogetherModel
     if BACKEND == "torch":
         from melanoma.training.halving import HalvingModel
 

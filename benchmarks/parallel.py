@@ -1,0 +1,117 @@
+"""The same training by one process and by several on this machine: losses of every step, AUC of every epoch, pace.
+
+    python benchmarks/parallel.py DATA
+    python benchmarks/parallel.py DATA --precision float64 --optimizer sgd
+
+Prints, for each number of processes, how far it is from one process alone. They meet on loopback, by the variables that
+JAX reads; each computes on a device of its own, which is a part of the CPU here.
+"""
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+STEPS = 20  # whose losses are compared
+
+
+def main() -> None:
+    """Train by one process, then by others, and compare."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="a dataset folder")
+    parser.add_argument("--processes", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--optimizer", default="adam")
+    parser.add_argument("--backbone", default="small")
+    parser.add_argument("--limit", type=int, default=0, help="so many images of the table; 0: all")
+    parser.add_argument("--side", type=int, default=64, help="of the images, pixels")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="section.key=value")
+    given = parser.parse_args()
+    overrides = [
+        f"train.precision={given.precision}", f"train.optimizer={given.optimizer}", f"train.epochs={given.epochs}",
+        f"model.backbone={given.backbone}", "model.weights=none", f"train.batch_size={given.batch}",
+        f"images.size_px={given.side}", f"data.limit={given.limit}", f"train.patience={given.epochs}",
+        *given.overrides,
+    ]  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        alone = trained(given.data, Path(folder), 1, overrides)
+        print(f"1 process: {len(alone['losses'])} steps, {told(alone)}")
+        for count in given.processes:
+            together = trained(given.data, Path(folder), count, overrides)
+            pairs = list(zip(alone["losses"], together["losses"], strict=True))
+            apart = [abs(one - other) / abs(one) for one, other in pairs]
+            if "VERBOSE" in os.environ:
+                print(*(f"{share:.0e}" for share in apart))
+            auc = max(abs(one - other) for one, other in zip(alone["auc"], together["auc"], strict=True))
+            print(
+                f"{count} processes: {told(together)}; first {STEPS} losses up to {max(apart[:STEPS]):.1e} apart "
+                f"(relative), all {max(apart):.1e}; AUC up to {auc:.1e} apart, at the end "
+                f"{abs(alone['auc'][-1] - together['auc'][-1]):.1e}"
+            )
+
+
+def trained(data: Path, folder: Path, count: int, overrides: list[str]) -> dict[str, Any]:
+    """Train by so many processes; return the losses of all steps, and each epoch's AUC and pace."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    name = f"{count}-{time.monotonic_ns()}"
+    command = [
+        sys.executable, "-c", RECORDED, "train", str(data), "--recipe", "demo", "--runs", str(folder), "--name", name,
+        *(f"--set={one}" for one in overrides),
+    ]  # fmt: skip
+    environment = os.environ | {"KERAS_BACKEND": "jax", "LOSSES": str(folder / f"{name}.json")}
+    started = []
+    for number in range(count):
+        job = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": count, "JAX_PROCESS_ID": number}
+        if count > 1:
+            environment |= {key: str(value) for key, value in job.items()}
+        quiet = None if number == 0 and "VERBOSE" in os.environ else subprocess.DEVNULL
+        started.append(
+            subprocess.Popen(
+                [*command, *(["--devices", "1"] if count > 1 else [])], env=environment, stdout=quiet, stderr=quiet
+            )
+        )
+    if any([process.wait() for process in started]):
+        raise SystemExit(f"{shown(command)} failed; VERBOSE=1 shows what it says")
+    history = pd.read_csv(folder / name / "fold-0" / "history.csv")
+    losses = json.loads((folder / f"{name}.json").read_text())
+    return {"losses": losses, "auc": list(history["val_auc"]), "pace": list(history["images_per_second"])}
+
+
+def told(run: dict[str, Any]) -> str:
+    """Say how a run went."""
+    return f"AUC {run['auc'][-1]:.4f}, {run['pace'][-1]:.0f} images/s in the last epoch"
+
+
+def shown(command: list[str]) -> str:
+    """Show a command without the program that it is given."""
+    return " ".join(["melanoma", *command[3:]])
+
+
+# the command line, with each step's loss noted by the process that leads
+RECORDED = """
+import json, os, sys
+from pathlib import Path
+from melanoma.training.progress import TrainingProgress
+losses = []
+TrainingProgress.step = lambda self, epoch, step, loss: losses.append(loss)
+import atexit
+atexit.register(lambda: os.environ.get("JAX_PROCESS_ID", "0") == "0" and Path(os.environ["LOSSES"]).write_text(json.dumps(losses)))
+from melanoma.cli import main
+sys.argv[0] = "melanoma"
+main()
+"""
+
+if __name__ == "__main__":
+    main()

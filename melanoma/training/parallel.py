@@ -1,0 +1,199 @@
+"""One network trained by many devices and many processes: by JAX, with Keras' data parallelism.
+
+Every process reads its part of each batch, and JAX computes what one process would compute of the whole: gradients,
+batch normalisation and random draws are those of the batch, not of its parts. It knows neither rows nor pictures.
+"""
+
+import ctypes
+import functools
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from melanoma.data.batches import Batches
+from melanoma.errors import MelanomaError, UsageError
+from melanoma.models.backend import BACKEND, keras
+from melanoma.training.progress import console, note
+from melanoma.training.team import LOST_TOLD, team
+
+# How a job without SLURM, MPI or Kubernetes says who is who; the address is the first process', host:port.
+ADDRESS, PROCESSES, PROCESS = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+FRAME = "random_view"  # the layer whose images are dealt out to the devices
+
+
+def join(devices: int) -> None:
+    """Make Keras train on so many devices of this process and, where a job started several, of all of them.
+
+    The others are found by JAX: under SLURM, Open MPI and Kubernetes by what these say, else by
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Raises UsageError where Keras runs on another
+    backend, where there are not so many devices, or the variables do not go together, MelanomaError where the others
+    do not come.
+    """
+    if BACKEND != "jax":
+        raise UsageError(f"many devices are trained on by JAX, and Keras runs on {BACKEND}: set KERAS_BACKEND=jax")
+    if devices < 1:
+        raise UsageError(f"--devices is 1 or more, not {devices}")
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", devices)  # where there is a GPU, they are not used
+    _find_the_others(devices)
+    process, processes = jax.process_index(), jax.process_count()
+    chosen = []
+    for number in range(processes):
+        its = jax.local_devices(process_index=number)
+        if len(its) < devices:
+            kind = its[0].platform.upper()
+            raise UsageError(f"process {number} sees {len(its)} {kind} devices, and --devices asks for {devices}")
+        chosen += its[:devices]
+    distribution = _Dealt(devices=chosen, auto_shard_dataset=False)
+    team.process, team.processes = process, processes
+    team.devices, team.distribution = len(chosen), distribution
+    if not team.leads:
+        console.quiet = True
+    note(f"training on {len(chosen)} devices ({chosen[0].device_kind}) of {processes} processes")
+
+
+def _find_the_others(devices: int) -> None:
+    """Meet the other processes of the job; without a job that JAX knows there are none."""
+    import jax
+
+    numbers = {}
+    for name in (PROCESSES, PROCESS):
+        text = os.environ.get(name, "")
+        if text and not text.isdecimal():
+            raise UsageError(f"{name} is a number, not {text!r:.40}")
+        numbers[name] = int(text) if text else None
+    plain = [name for name in (ADDRESS, PROCESSES, PROCESS) if os.environ.get(name)]
+    if 0 < len(plain) < 3 and plain != [ADDRESS]:  # the address alone may go with SLURM's numbers
+        missing = {ADDRESS, PROCESSES, PROCESS} - set(plain)
+        raise UsageError(f"{', '.join(plain)} is set without {', '.join(sorted(missing))}: set all three")
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM, which asks for a stop
+    try:
+        jax.distributed.initialize(
+            num_processes=numbers[PROCESSES],
+            process_id=numbers[PROCESS],
+            # a process of SLURM or Open MPI would see one device alone
+            local_device_ids=list(range(devices)) if devices > 1 else None,
+        )
+    except ValueError as error:
+        if "coordinator_address should be defined" in str(error):
+            return
+        raise UsageError(f"the job's processes cannot be told apart: {error}") from error
+    except RuntimeError as error:
+        raise MelanomaError(
+            f"the other processes of this job cannot be reached: {str(error).splitlines()[0]}"
+        ) from error
+    _tell_of_an_abort()
+
+
+_kept: list[Any] = []  # C calls it: it must not be collected
+
+
+def _tell_of_an_abort() -> None:
+    """Say in our words why a process ends: where another is lost, JAX calls abort() from a thread of its own."""
+    if sys.platform == "win32":
+        return
+
+    def aborted(number: int) -> None:
+        os.write(2, f"melanoma: {LOST_TOLD}\n".encode())
+        os._exit(MelanomaError.exit_code)
+
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted)
+    _kept.append(handler)
+    library = ctypes.CDLL(None)
+    library.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    library.signal(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
+
+
+def leave() -> None:
+    """Part from the others after the last common step; the first process goes on by itself."""
+    if team.distribution is None:
+        return
+    import jax
+
+    team.distribution = None
+    if team.processes > 1:
+        jax.distributed.shutdown()
+        ctypes.CDLL(None).signal(signal.SIGABRT, signal.SIG_DFL)
+    team.devices = 1
+
+
+class _Dealt(keras.distribution.DataParallel):  # type: ignore[misc]
+    """Keras' data parallelism, for batches of any size.
+
+    A batch that the devices cannot share alike is given to each as a whole, and its images are dealt out unevenly
+    inside of the step, where JAX can do that: still each image is computed once, and the answer is the whole batch's.
+    """
+
+    whole = False
+
+    def get_data_layout(self, data_shape: tuple[int, ...]) -> Any:
+        """Say where an input of this process goes."""
+        if not self.whole:
+            return super().get_data_layout(data_shape)
+        return keras.distribution.TensorLayout([None] * len(data_shape), self.device_mesh)
+
+    def get_tensor_layout(self, path: str) -> Any:
+        """Say where what a layer gives goes."""
+        if not path.endswith(f"{FRAME}/output"):
+            return None
+        return keras.distribution.TensorLayout([self.batch_dim_name, None, None, None], self.device_mesh)
+
+
+class TogetherModel(keras.Model):  # type: ignore[misc]
+    """A model whose metrics are set to 0 without asking every other process whether it does the same."""
+
+    def reset_metrics(self) -> None:
+        """Set every metric to 0."""
+        import jax
+
+        for variable in self.metrics_variables:
+            nothing = np.zeros(variable.shape, variable.dtype)
+            sharding = variable.value.sharding
+            variable.assign(jax.make_array_from_callback(nothing.shape, sharding, nothing.__getitem__))
+
+
+def scored_together(classifier: Any, batch_size: int) -> Callable[[Batches], NDArray[np.float32]]:
+    """Return a function that scores rows, each process its part of them, and gives every process all probabilities.
+
+    batch_size: of all processes together. The function takes rows and returns float32 (rows, 1). Keras' own `predict`
+    would want every process to have every row.
+    """
+    import jax
+    from jax.experimental.multihost_utils import process_allgather
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    mine = [one for one in team.distribution.device_mesh.devices.flat if one.process_index == team.process]
+    mesh = Mesh(np.array(mine), ("batch",))
+    everywhere, dealt = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("batch"))
+    size = batch_size // team.processes
+
+    @functools.partial(jax.jit, in_shardings=(everywhere, everywhere, dealt))
+    def answer(weights: Any, others: Any, inputs: Any) -> Any:
+        return classifier.stateless_call(weights, others, inputs, training=False)[0]
+
+    def here(variable: Any) -> Any:
+        parts = [part.data for part in variable.value.addressable_shards]
+        return jax.make_array_from_single_device_arrays(variable.shape, everywhere, parts)
+
+    def score(batches: Batches) -> NDArray[np.float32]:
+        parts = np.array_split(np.arange(len(batches.rows)), team.processes)
+        found = np.zeros((max(map(len, parts)), 1), np.float32)
+        weights = [here(one) for one in classifier.trainable_variables]
+        others = [here(one) for one in classifier.non_trainable_variables]
+        at = 0
+        for inputs, targets in replace(batches, batch_size=size).ahead(parts[team.process]):
+            padded = [np.resize(values, (size, *values.shape[1:])) for values in inputs]
+            given = padded if len(padded) > 1 else padded[0]
+            found[at : at + len(targets)] = np.asarray(answer(weights, others, given))[: len(targets)]
+            at += len(targets)
+        every = process_allgather(found) if team.processes > 1 else found[None]
+        return np.concatenate([one[: len(part)] for one, part in zip(every, parts, strict=True)])
+
+    return score
