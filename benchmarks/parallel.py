@@ -82,7 +82,7 @@ def trained(data: Path, folder: Path, count: int, overrides: list[str]) -> dict[
                 [*command, *(["--devices", "1"] if count > 1 else [])], env=environment, stdout=quiet, stderr=quiet
             )
         )
-    if any([process.wait() for process in started]):
+    if any(code != 0 for code in [process.wait() for process in started]):
         raise SystemExit(f"{shown(command)} failed; VERBOSE=1 shows what it says")
     history = pd.read_csv(folder / name / "fold-0" / "history.csv")
     losses = json.loads((folder / f"{name}.json").read_text())
@@ -101,14 +101,14 @@ def shown(command: list[str]) -> str:
 
 # the command line, with each step's loss noted by the process that leads
 RECORDED = """
-import json, os, sys
-from pathlib import Path
+import atexit, json, os, pathlib, sys
+from melanoma.cli import main
 from melanoma.training.progress import TrainingProgress
+
 losses = []
 TrainingProgress.step = lambda self, epoch, step, loss: losses.append(loss)
-import atexit
-atexit.register(lambda: os.environ.get("JAX_PROCESS_ID", "0") == "0" and Path(os.environ["LOSSES"]).write_text(json.dumps(losses)))
-from melanoma.cli import main
+if os.environ.get("JAX_PROCESS_ID", "0") == "0":
+    atexit.register(lambda: pathlib.Path(os.environ["LOSSES"]).write_text(json.dumps(losses)))
 sys.argv[0] = "melanoma"
 main()
 """

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from melanoma.config import ImageSettings, Settings
 from melanoma.data.balance import equalise_sites, site_weights
 from melanoma.data.cache import Cache, prepare_cache, remarks_on
-from melanoma.data.duplicates import Pair, dropped, groups_of, near_duplicates, same_bytes
+from melanoma.data.duplicates import VERSION, Pair, dropped, groups_of, near_duplicates, same_bytes
 from melanoma.data.folds import make_folds, random_split_leak, read_folds, write_folds
 from melanoma.data.records import Dataset, read_dataset, take
 from melanoma.data.sources import find_images
 from melanoma.errors import DataError, listed
-from melanoma.files import sha256
+from melanoma.files import read_json, sha256, write_json
 
 Counting = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
 
@@ -194,23 +194,32 @@ def find_twins(
         return Twins(official, [], [], [])
     content = pd.Series(cache.index["sha256"].to_numpy(), index=table["image_name"])
     exact = [*official, *same_bytes(content)]
-    names, thumbnails, test_exact = list(table["image_name"]), [cache.thumbnails], list[Pair]()
+    test_exact = list[Pair]()
     if test_cache is not None:
         in_test = test_cache.index.set_index("sha256")["image_name"]
         shared = content[content.isin(in_test.index)]
         test_exact = [
             (name, str(in_test.loc[[digest]].iloc[0])) for name, digest in zip(shared.index, shared, strict=True)
         ]
-        names += list(test_cache.index["image_name"])
-        thumbnails.append(test_cache.thumbnails)
-    with counting("looking for near duplicates", "images") as show:
-        found = near_duplicates(names, *thumbnails)
-        show(len(names), len(names))
     known = {frozenset(pair) for pair in (*exact, *test_exact)}
-    found = [pair for pair in found if frozenset(pair) not in known]
+    found = [pair for pair in _look_alikes(cache, test_cache, counting) if frozenset(pair) not in known]
     near = [pair for pair in found if here.issuperset(pair)]
     test_near = [pair for pair in found if (pair[0] in here) != (pair[1] in here)]  # training images come first
     return Twins(exact, near, test_exact, test_near)
+
+
+def _look_alikes(cache: Cache, test_cache: Cache | None, counting: Counting) -> list[Pair]:
+    """Pair the images of one or two caches that look alike; what was found once is kept beside the pixels."""
+    caches = [one for one in (cache, test_cache) if one is not None]
+    kept = cache.folder / f"look-alikes-{VERSION}-{test_cache.key if test_cache else 'alone'}.json"
+    if kept.exists():
+        return [(first, second) for first, second in read_json(kept)]
+    names = [name for one in caches for name in one.index["image_name"]]
+    with counting("looking for near duplicates", "images") as show:
+        found = near_duplicates(names, *(one.thumbnails for one in caches))
+        show(len(names), len(names))
+    write_json(kept, found)
+    return found
 
 
 def twin_remarks(table: pd.DataFrame, twins: Twins) -> list[str]:

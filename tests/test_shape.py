@@ -19,7 +19,7 @@ BACKENDS = {"torch", "jax", "tensorflow"}
 MAY_NAME_A_BACKEND = {
     "models/backend.py", "models/channels_last.py", "models/fused.py", "models/steps.py", "training/adam.py",
     "models/efficientnet_lite.py", "training/halving.py",
-    "training/export.py", "training/sampler.py",
+    "training/export.py", "training/sampler.py", "training/parallel.py", "training/team.py",
 }  # fmt: skip
 SCORING_NEVER_IMPORTS = BACKENDS | {"keras", "pandas", "sklearn", "melanoma.models", "melanoma.training"}
 

@@ -21,6 +21,7 @@ from scipy.sparse.csgraph import connected_components  # type: ignore[import-unt
 from melanoma.errors import DataError, listed
 from melanoma.machine import release
 
+VERSION = 1  # raised when other pairs are found in the same thumbnails
 Pair = tuple[str, str]
 Float32Array = NDArray[np.float32]
 Int64Array = NDArray[np.int64]

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from melanoma.models.backend import BACKEND, keras
 from melanoma.training.progress import console, note
 from melanoma.training.team import LOST_TOLD, team
 
+DEVICE_IDS = "JAX_LOCAL_DEVICE_IDS"  # which devices of the machine are this process', where several share them
 # How a job without SLURM, MPI or Kubernetes says who is who; the address is the first process', host:port.
 ADDRESS, PROCESSES, PROCESS = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 FRAME = "random_view"  # the layer whose images are dealt out to the devices
@@ -41,7 +43,8 @@ def join(devices: int) -> None:
         raise UsageError(f"--devices is 1 or more, not {devices}")
     import jax
 
-    jax.config.update("jax_num_cpu_devices", devices)  # where there is a GPU, they are not used
+    with suppress(RuntimeError):  # where JAX was at work before, it has the devices that it has
+        jax.config.update("jax_num_cpu_devices", devices)  # where there is a GPU, they are not used
     _find_the_others(devices)
     process, processes = jax.process_index(), jax.process_count()
     chosen = []
@@ -79,13 +82,15 @@ def _find_the_others(devices: int) -> None:
             num_processes=numbers[PROCESSES],
             process_id=numbers[PROCESS],
             # a process of SLURM or Open MPI would see one device alone
-            local_device_ids=list(range(devices)) if devices > 1 else None,
+            local_device_ids=list(range(devices)) if devices > 1 and DEVICE_IDS not in os.environ else None,
         )
     except ValueError as error:
         if "coordinator_address should be defined" in str(error):
             return
         raise UsageError(f"the job's processes cannot be told apart: {error}") from error
     except RuntimeError as error:
+        if "must be called before" in str(error) and not plain:  # JAX was at work before, alone
+            return
         raise MelanomaError(
             f"the other processes of this job cannot be reached: {str(error).splitlines()[0]}"
         ) from error
