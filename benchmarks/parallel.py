@@ -60,8 +60,8 @@ def main() -> None:
             )
 
 
-def trained(data: Path, folder: Path, count: int, overrides: list[str]) -> dict[str, Any]:
-    """Train by so many processes; return the losses of all steps, and each epoch's AUC and pace."""
+def trained(data: Path, folder: Path, count: int, overrides: list[str], devices: int = 1) -> dict[str, Any]:
+    """Train by so many processes of so many devices; return the losses of all steps, and each epoch's AUC and pace."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -79,7 +79,10 @@ def trained(data: Path, folder: Path, count: int, overrides: list[str]) -> dict[
         quiet = None if number == 0 and "VERBOSE" in os.environ else subprocess.DEVNULL
         started.append(
             subprocess.Popen(
-                [*command, *(["--devices", "1"] if count > 1 else [])], env=environment, stdout=quiet, stderr=quiet
+                [*command, *(["--devices", str(devices)] if count * devices > 1 else [])],
+                env=environment,
+                stdout=quiet,
+                stderr=quiet,
             )
         )
     if any(code != 0 for code in [process.wait() for process in started]):
