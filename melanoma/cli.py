@@ -18,12 +18,15 @@ from melanoma import RESEARCH_ONLY
 from melanoma.errors import DataError, MelanomaError, UsageError, WriteError, printable
 from melanoma.files import FULL, read_json, unwritable
 from melanoma.options import (
+    Address,
     Age,
     Data,
     Json,
     Judged,
     Model,
     Name,
+    On,
+    Out,
     Overrides,
     Prevalence,
     Recipe,
@@ -142,8 +145,11 @@ def prepare(
     recipe: Annotated[str, Parameter(help="The recipe whose image settings are used.")] = "cpu",
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
+    on: On = None,
+    address: Address = None,
 ) -> None:
     """Decode and filter every image once, into the cache that runs with the same image settings reuse."""
+    from melanoma.cluster import spreading
     from melanoma.config import load_settings
     from melanoma.data.records import read_dataset, take
     from melanoma.prepare import prepare_images, prepare_larger
@@ -153,8 +159,9 @@ def prepare(
     settings = load_settings(recipe, overrides or ())
     dataset = read_dataset(data)
     table = take(dataset.train, settings.data.limit, settings.seed)
-    caches = prepare_images(dataset, table, settings.images, runs / CACHE, counting)
-    larger = prepare_larger(dataset, table, settings, runs / CACHE, counting)
+    with spreading(on, address) as spread:
+        caches = prepare_images(dataset, table, settings.images, runs / CACHE, counting, spread=spread)
+        larger = prepare_larger(dataset, table, settings, runs / CACHE, counting, spread=spread)
     print("\n".join(str(cache.folder) for cache in (*caches, larger) if cache is not None))
 
 
@@ -298,7 +305,7 @@ def submit(
 def predict(
     pictures: Annotated[
         list[str],
-        Parameter(help="Pictures, folders, globs, zips; or a CSV that names pictures, perhaps age, sex, site."),
+        Parameter(help="Pictures, folders, globs, zips, s3://...; or a CSV of pictures, perhaps age, sex, site."),
     ],
     /,
     *,
@@ -312,7 +319,9 @@ def predict(
         Literal["float32", "auto", "bfloat16", "int8"],
         Parameter(help="float32 answers alike, within 1e-5, on every machine; auto takes what is fastest here."),
     ] = "float32",
-    out: Annotated[Path | None, Parameter(help="Also write all answers to this .csv or .jsonl file.")] = None,
+    out: Out = None,
+    on: On = None,
+    address: Address = None,
     json: Annotated[bool, Parameter(negative=(), help="Print a line of JSON for each picture.")] = False,
 ) -> None:
     """Tell melanoma from other lesions on photographs: probability, words, refer, or not assessable.
@@ -320,13 +329,16 @@ def predict(
     A picture that cannot be read is reported and the rest is answered; the exit code is 1 then.
     """
     from melanoma.answer import answer_pictures, print_answers
+    from melanoma.cluster import spreading
     from melanoma.inference.words import Details
 
     details = Details(age, sex, site, prevalence)
-    predictor, answers = answer_pictures(
-        pictures, model, details, views=views, precision=precision, out=out, counting=_counting
-    )
-    if failed := print_answers(predictor, answers, prevalence=prevalence, as_json=json, out=out):
+    with spreading(on, address) as spread:
+        predictor, answers = answer_pictures(
+            pictures, model, details, views=views, precision=precision, out=out, counting=_counting, spread=spread
+        )
+        failed = print_answers(predictor, answers, prevalence=prevalence, as_json=json, out=out)
+    if failed:
         raise DataError(f"{failed:,} of the pictures could not be read; see above")
 
 

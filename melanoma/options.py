@@ -1,11 +1,37 @@
 """What several commands are told in the same way: each with its type and its line of help."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-Data = Annotated[Path, Parameter(help="Folder with train.csv, perhaps test.csv, and the images.")]
+from melanoma.places import as_place
+
+
+def _place(kind: Any, tokens: Sequence[Any]) -> Path:
+    del kind
+    return as_place(tokens[0].value)
+
+
+Data = Annotated[
+    Path,
+    Parameter(
+        converter=_place, help="Folder with train.csv, perhaps test.csv, and the images; or s3://... and the like."
+    ),
+]
+Out = Annotated[
+    Path | None,
+    Parameter(
+        converter=_place, help="Also write all answers to this .csv or .jsonl file; or to s3://... and the like."
+    ),
+]
+On = Annotated[
+    Literal["ray"] | None, Parameter(help="Work on Ray's workers: of this machine, or of the cluster at --address.")
+]
+Address = Annotated[
+    str | None, Parameter(help="Where Ray runs: auto, host:port or ray://host:port. Default: it is started here.")
+]
 RunFolder = Annotated[Path, Parameter(help="A run's folder, as printed when it began.")]
 Judged = Annotated[Path, Parameter(help="A run's folder, or a CSV with image_name, patient_id, target, probability.")]
 Recipe = Annotated[

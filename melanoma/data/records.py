@@ -15,6 +15,7 @@ import pandas as pd
 
 from melanoma.data.encode import OLDEST_YEARS, one_site
 from melanoma.errors import DataError, listed
+from melanoma.places import is_remote, kind_of, reaching
 
 # Our name of a column: the spellings in which it is read, the first one present counts.
 SPELLINGS: dict[str, tuple[str, ...]] = {
@@ -106,6 +107,8 @@ def read_dataset(folder: Path) -> Dataset:
     `*uplicate*.csv` is a list of pairs of training images.
     Raises DataError where there is no training table, several could be meant, or an image is in both tables.
     """
+    if is_remote(folder) and kind_of(folder) != "directory":
+        raise DataError(f"{folder} is not there, or no folder: give the one of a dataset")
     train_path = _find_csv(folder, "train.csv", ("groundtruth", "train"))
     if train_path is None:
         raise DataError(f"{folder} holds no train.csv; give the folder of a dataset")
@@ -202,7 +205,7 @@ def _read_rows(path: Path) -> tuple[list[str], dict[int, list[str]]]:
     Python's own reader: it keeps line numbers, and tells a short row from a blank cell.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with reaching(path), path.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline()
             separator = ";" if first.count(";") > first.count(",") else ","
             header = [name.strip(STRAY) for name in next(csv.reader([first], delimiter=separator), [])]
