@@ -7,6 +7,7 @@ under way at a time is bounded, and so is the memory. It does not know what is w
 import os
 import platform
 import signal
+import socket
 import time
 import traceback
 from collections import deque
@@ -23,9 +24,10 @@ from melanoma.errors import MelanomaError, MissingExtraError, UsageError, listed
 from melanoma.inference.bundle import code_hash
 from melanoma.machine import cores, limit_cores
 
-CHUNK_SECONDS = 0.25  # a task's way there and back takes some 3 ms
-WAITING = 4  # tasks a core that are under way, wait for their turn or for an earlier one: bounds the memory
+CHUNK_SECONDS = 0.5  # the way there and back takes some 5 ms
+WAITING = 3  # tasks a core that are under way, wait for their turn or for an earlier one: bounds the memory
 RETRIES = 3  # of a task whose worker or node is lost: whoever loses that many is to blame itself
+KNOCK_SECONDS = 10.0
 PATIENCE_SECONDS = 60.0  # without a single core: an autoscaler may be bringing one
 
 
@@ -51,6 +53,8 @@ def spreading(on: str | None, address: str | None) -> Iterator[InOrder | None]:
     own = {"num_cpus": cores(), "include_dashboard": False, "_system_config": {"task_oom_retries": RETRIES}}
     before = signal.getsignal(signal.SIGTERM)
     try:
+        if address is not None:
+            _knock(address)
         ray.init(address or "local", log_to_driver=False, logging_level="ERROR", **(own if address is None else {}))
     except Exception as error:  # of many kinds
         where = f"no Ray cluster answers at {printable(address)}" if address else "Ray cannot be started here"
@@ -117,6 +121,13 @@ def _result(reference: Any, chunk: Sequence[Item], name: Callable[[Item], str]) 
     if isinstance(answers, Exception):
         raise answers
     return answers, seconds
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nothing listens: Ray itself would wait for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
 
 
 def _cores_there() -> int:

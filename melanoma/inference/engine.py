@@ -183,7 +183,8 @@ def _load_openvino(path: Path, precision: Precision, few: bool) -> _Loaded:
         "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
     }
     if cores_are_limited():
-        hints["INFERENCE_NUM_THREADS"] = str(cores())
+        # bound to a core, the processes that share the machine would all be bound to the first
+        hints |= {"INFERENCE_NUM_THREADS": str(cores()), "ENABLE_CPU_PINNING": "NO"}
     compiled = core.compile_model(model, "CPU", hints)
     # one more than are computed: it is read meanwhile
     at_once = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1
