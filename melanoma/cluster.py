@@ -6,6 +6,7 @@ under way at a time is bounded, and so is the memory. It does not know what is w
 
 import os
 import platform
+import secrets
 import signal
 import socket
 import time
@@ -45,7 +46,9 @@ def spreading(on: str | None, address: str | None) -> Iterator[InOrder | None]:
         yield None
         return
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nobody is told that it is used
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what it would warn of
+    if address is None:  # its ports are open to the network: only who knows the token may use them
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
         import ray
     except ImportError as error:
@@ -55,7 +58,7 @@ def spreading(on: str | None, address: str | None) -> Iterator[InOrder | None]:
     try:
         if address is not None:
             _knock(address)
-        ray.init(address or "local", log_to_driver=False, logging_level="ERROR", **(own if address is None else {}))
+        ray.init(address or "local", log_to_driver=False, logging_level="ERROR", **({} if address else own))
     except Exception as error:  # of many kinds
         where = f"no Ray cluster answers at {printable(address)}" if address else "Ray cannot be started here"
         raise MelanomaError(f"{where}: {_first_line(error)}") from error

@@ -6,12 +6,20 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from melanoma.places import as_place
+from melanoma.errors import UsageError
+from melanoma.places import as_place, is_address
 
 
 def _place(kind: Any, tokens: Sequence[Any]) -> Path:
     del kind
     return as_place(tokens[0].value)
+
+
+def _here(kind: Any, tokens: Sequence[Any]) -> Path:
+    del kind
+    if is_address(tokens[0].value):
+        raise UsageError(f"{tokens[0].value} is an address; runs and caches need a folder of this machine")
+    return Path(tokens[0].value)
 
 
 Data = Annotated[
@@ -42,7 +50,7 @@ Overrides = Annotated[
     Parameter(name="--set", negative=(), help="section.key=value over the recipe, repeatable; see docs/settings.md."),
 ]
 Name = Annotated[str | None, Parameter(help="The run's name. Default: recipe and UTC time.")]
-Runs = Annotated[Path, Parameter(help="Folder in which runs and the image cache are kept.")]
+Runs = Annotated[Path, Parameter(converter=_here, help="Folder in which runs and the image cache are kept.")]
 Model = Annotated[
     str | None, Parameter(help="A bundle or run, or hf://owner/name@revision. Default: the package's own.")
 ]

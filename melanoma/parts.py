@@ -5,6 +5,7 @@ The same command again takes the parts that are there and answers for the rest. 
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -32,6 +33,8 @@ def in_parts(out: Path, items: Sequence[Item], question: Mapping[str, Any], answ
     _ask(folder, {**question, "pictures": len(items), "sha256": _hash(items)})
     there = set(_names(folder))
     names = [f"part-{number:05}.jsonl" for number in range(len(groups))]
+    if done := sum(len(group) for name, group in zip(names, groups, strict=True) if name in there):
+        print(f"note: going on after {done:,} of {len(items):,} pictures that were answered before", file=sys.stderr)
     missing = [group for name, group in zip(names, groups, strict=True) if name not in there]
     fresh = answering(list(chain.from_iterable(missing)))
     for name, group in zip(names, groups, strict=True):
@@ -43,11 +46,6 @@ def in_parts(out: Path, items: Sequence[Item], question: Mapping[str, Any], answ
         write_bytes(folder / name, "".join(f"{line}\n" for line in lines).encode())
         yield from answers
     _ = next(fresh, None)  # it ends, and checks that nothing is left over
-
-
-def done_before(out: Path) -> int:
-    """Count the parts beside `out`."""
-    return sum(name.startswith("part-") for name in _names(_folder(out)))
 
 
 def remove_parts(out: Path) -> None:

@@ -29,6 +29,7 @@ from melanoma.inference.submission import examine_submission, write_submission
 from melanoma.judge import PREDICTION_COLUMNS, answered, read_predictions, told, write_table
 from melanoma.judge_run import Trained, judge_run
 from melanoma.machine import cores, installed_version
+from melanoma.places import as_place, is_folder
 from melanoma.prepare import Prepared, prepare
 from melanoma.runs import CACHE, Run, create_run, default_name, open_run
 from melanoma.training.gate import Lesions, chosen_lesions, learn_gate
@@ -73,9 +74,9 @@ def start(
     from melanoma.models.backbones import build_backbone, check_weights
     from melanoma.models.losses import build_loss
 
-    data, runs, recipe = Path(data), Path(runs), recipe or default_recipe()
+    data, runs, recipe = as_place(data), Path(runs), recipe or default_recipe()
     settings = _resolved(load_settings(recipe, overrides))
-    if not data.is_dir():
+    if not is_folder(data):
         raise MelanomaError(f"the dataset folder {data} is not there")
     if settings.folds.file and not Path(settings.folds.file).is_file():
         raise MelanomaError(f"the fold file {settings.folds.file} is not there")
@@ -133,7 +134,7 @@ def finish(run: Run) -> None:
 def reopen(run: Run, settings: Settings) -> Prepared:
     """Prepare a run's data, or find it prepared; raises MelanomaError where the tables changed since the run began."""
     known = read_json(run.data)
-    folder, cache, hashes = Path(known["folder"]), Path(known["cache"]), known.get("hashes")
+    folder, cache, hashes = as_place(known["folder"]), Path(known["cache"]), known.get("hashes")
     try:
         prepared = prepare(folder, settings, cache, run.folds, known=hashes, counting=counting)
     except MelanomaError:

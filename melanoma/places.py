@@ -59,12 +59,6 @@ def is_remote(path: Any) -> bool:
     return not isinstance(path, PurePath | str)
 
 
-def refuse_remote(path: Path, what: str) -> None:
-    """Raise UsageError where a path is an address, but must be a folder of this machine."""
-    if is_remote(path) or re.match(r"[a-z][a-z0-9+.-]+:/", str(path)):  # a Path has lost one of two strokes
-        raise UsageError(f"{path} is an address; {what} must be a folder of this machine or a shared one")
-
-
 @contextmanager
 def reaching(path: Path) -> Iterator[None]:
     """Make one DataError of whatever goes wrong on the way to an address; errors of files are left as they are."""
@@ -116,6 +110,11 @@ def kind_of(path: Path) -> Literal["file", "directory"] | None:
             return "file" if given.fs.info(given.path)["type"] == "file" else "directory"
         except FileNotFoundError:
             return None
+
+
+def is_folder(path: Path) -> bool:
+    """Tell whether a folder is at a path or an address; raises DataError where that cannot be told."""
+    return kind_of(path) == "directory" if is_remote(path) else path.is_dir()
 
 
 def entries_of(folder: Path) -> list[Entry]:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from melanoma.data.encode import OLDEST_YEARS, one_site
 from melanoma.errors import DataError, listed
-from melanoma.places import is_remote, kind_of, reaching
+from melanoma.places import is_folder, is_remote, reaching
 
 # Our name of a column: the spellings in which it is read, the first one present counts.
 SPELLINGS: dict[str, tuple[str, ...]] = {
@@ -107,7 +107,7 @@ def read_dataset(folder: Path) -> Dataset:
     `*uplicate*.csv` is a list of pairs of training images.
     Raises DataError where there is no training table, several could be meant, or an image is in both tables.
     """
-    if is_remote(folder) and kind_of(folder) != "directory":
+    if is_remote(folder) and not is_folder(folder):
         raise DataError(f"{folder} is not there, or no folder: give the one of a dataset")
     train_path = _find_csv(folder, "train.csv", ("groundtruth", "train"))
     if train_path is None:

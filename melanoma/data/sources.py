@@ -14,7 +14,7 @@ from typing import BinaryIO, Literal
 import google_crc32c
 
 from melanoma.errors import DataError, listed
-from melanoma.places import Entry, as_place, entries_of, is_remote, kind_of, reaching, read_bytes
+from melanoma.places import Entry, as_place, entries_of, is_folder, is_remote, reaching, read_bytes
 from melanoma.protobuf import fields, varint
 
 Features = dict[str, list[bytes] | list[int] | list[float]]
@@ -69,7 +69,7 @@ def find_images(folder: Path, names: Sequence[str], part: Literal["train", "test
     Raises DataError for names that are no file names, and for images that are nowhere.
     """
     _check_names(names)
-    if not (kind_of(folder) == "directory" if is_remote(folder) else folder.is_dir()):
+    if not is_folder(folder):
         raise DataError(f"{folder} is no folder: give the one that holds the images")
     found = _in_folders(folder, frozenset(names), part)
     for path in _record_files(folder, part):
