@@ -214,10 +214,10 @@ def test_predict_starts_a_ray_of_its_own_reads_zips_and_reports_what_is_bad(judg
         for path in lesions:
             archive.write(path, path.name)
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    pictures = ["lesions.zip", "bad.jpg", "gone.jpg"]
     done = [
         subprocess.run(
-            [sys.executable, "-m", "melanoma", "predict", "lesions.zip", "bad.jpg", "gone.jpg", "--json"]
-            + ["--model", str(judged.folder), *on],
+            [sys.executable, "-m", "melanoma", "predict", *pictures, "--json", "--model", str(judged.folder), *on],
             capture_output=True, text=True, check=False, cwd=tmp_path, env=os.environ | HERE,
         )
         for on in ([], ["--on", "ray"])

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ pytest.importorskip("s3fs")
 pytest.importorskip("upath")
 moto = pytest.importorskip("moto.server")
 
-from melanoma.answer import answer_pictures, print_answers  # noqa: E402  without s3fs nothing here can be tested
+from zoo import saved, scene  # noqa: E402  without s3fs nothing here can be tested
+
+from melanoma.answer import answer_pictures, print_answers  # noqa: E402
 from melanoma.config import ImageSettings  # noqa: E402
 from melanoma.data.cache import cache_key, prepare_cache  # noqa: E402
 from melanoma.data.records import read_dataset  # noqa: E402
@@ -23,7 +26,6 @@ from melanoma.files import replacing, write_bytes  # noqa: E402
 from melanoma.inference.inputs import find_pictures  # noqa: E402
 from melanoma.places import as_place, files_below, is_remote, kind_of, matching, read_ahead, version_of  # noqa: E402
 from melanoma.runs import Run  # noqa: E402
-from zoo import saved, scene  # noqa: E402
 
 JPEG = saved(scene(), "JPEG")
 AT_32 = ImageSettings(size_px=32)
@@ -97,14 +99,15 @@ def test_a_dataset_in_s3_is_prepared_to_the_pixels_of_a_folders(s3: Any, tmp_pat
 def test_pictures_in_s3_are_answered_for_as_in_a_folder_and_the_answers_go_there(
     s3: Any, judged: Run, lesions: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for path in lesions[:20]:
+    chosen = sorted(lesions[:20], key=lambda path: path.name)
+    for path in chosen:
         s3.upload_file(str(path), "bucket", f"lesions/below/{path.name}")
-    table = "image_name,age_approx\n" + "".join(f"{path.stem},{40 + row}\n" for row, path in enumerate(lesions[:20]))
+    table = "image_name,age_approx\n" + "".join(f"{path.stem},{40 + row}\n" for row, path in enumerate(chosen))
     s3.put_object(Bucket="bucket", Key="lesions/table.csv", Body=table.encode())
     for place in ("s3://bucket/lesions/", "s3://bucket/lesions/*/*.jpg", "s3://bucket/lesions/table.csv"):
         predictor, answers = answer_pictures([place], judged.folder)
         found = list(answers)
-        assert [Path(one.name).name for one in found] == [path.name for path in lesions[:20]], place
+        assert [Path(one.name).name for one in found] == [path.name for path in chosen], place
         assert [one.score for one in found if one.status != "error"] and not [one for one in found if one.error]
     out = as_place("s3://bucket/results/answers.csv")
     print_answers(predictor, iter(found), out=out)
@@ -150,7 +153,7 @@ def test_a_missing_bucket_is_one_sentence_for_a_dataset_and_for_a_result(s3: Any
     with pytest.raises(DataError, match="s3://nobody/data is not there, or no folder"):
         read_dataset(as_place("s3://nobody/data"))
     with (
-        pytest.raises(WriteError, match="s3://nobody/out.csv cannot be written"),
+        pytest.raises(WriteError, match=r"s3://nobody/out\.csv cannot be written"),
         replacing(as_place("s3://nobody/out.csv")),
     ):
         raise AssertionError("nothing may be done before")
@@ -174,7 +177,7 @@ def test_whatever_a_store_raises_is_one_sentence(
         monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem." + name, fail)
     for ask in (
         item.read, lambda: kind_of(memory), lambda: files_below(memory), lambda: version_of(memory),
-        lambda: read_dataset(memory), lambda: find_pictures([str(memory)])[0].read(),
+        lambda: read_dataset(memory), find_pictures([str(memory)])[0].read,
     ):  # fmt: skip
         with pytest.raises(DataError, match=f"memory://bucket/folder.* cannot be read .*{failure}"):
             ask()
@@ -185,8 +188,8 @@ def test_whatever_a_store_raises_is_one_sentence(
 def test_a_server_that_nobody_runs_is_one_sentence() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "melanoma", "prepare", "s3://bucket/data"], capture_output=True, text=True, check=False,
-        env=os.environ | {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y"}
-        | {"AWS_MAX_ATTEMPTS": "1"},
+        env=os.environ | dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "x")
+        | {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_MAX_ATTEMPTS": "1"},
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1 and "s3://bucket/data cannot be read (Could not connect" in done.stderr
@@ -246,10 +249,14 @@ def test_reading_ahead_keeps_the_order_and_says_what_failed_in_its_turn() -> Non
         return bytes([number])
 
     for remote in (False, True):
-        ahead = list(read_ahead([lambda number=number: read(number) for number in range(60)], remote))
-        assert [one() for one in ahead[:30] + ahead[31:]] == [bytes([n]) for n in range(60) if n != 30]
-        with pytest.raises(DataError, match="thirtieth"):
-            ahead[30]()
+        found = []
+        for number, ahead in enumerate(read_ahead([partial(read, number) for number in range(60)], remote)):
+            if number == 30:
+                with pytest.raises(DataError, match="thirtieth"):
+                    ahead()
+            else:
+                found.append(ahead())
+        assert found == [bytes([number]) for number in range(60) if number != 30]
 
 
 def test_an_unknown_scheme_and_a_missing_package_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,10 +265,6 @@ def test_an_unknown_scheme_and_a_missing_package_are_one_sentence(monkeypatch: p
     for package, address, extra in (("upath", "s3://b/x", "s3"), ("gcsfs", "gs://b/x", "gs")):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, package, None)
-            if package == "gcsfs":
-                import fsspec
-
-                fsspec.registry._registry.pop("gs", None) if hasattr(fsspec.registry, "_registry") else None
             with pytest.raises(MissingExtraError, match=rf"melanoma\[{extra}\]"):
                 as_place(address)
 
