@@ -9,7 +9,7 @@ FOLDER: pictures. Start-up stands apart: the clock starts when every worker has 
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import chain
@@ -17,6 +17,7 @@ from itertools import chain
 import turns
 
 from melanoma.cluster import Sent, spreading
+from melanoma.data.workers import InOrder
 from melanoma.inference.elsewhere import Asked, answer_batches, batches, checked, names_of, packed
 from melanoma.inference.inputs import Item, find_pictures
 from melanoma.inference.predict import Predictor
@@ -24,6 +25,8 @@ from melanoma.inference.words import Answer
 from melanoma.machine import limit_cores
 
 WARM = 128  # pictures before the clock starts: several tasks for each worker
+Answering = Callable[[Sequence[Item]], Iterator[Answer]]
+running = ExitStack()  # Ray, as long as this process
 
 
 def built_in(options: argparse.Namespace) -> turns.Work:
@@ -36,34 +39,23 @@ def on_ray(options: argparse.Namespace, workers: int) -> turns.Work:
     """Answer by so many workers on this machine, as `melanoma predict --on ray` does."""
     items, predictor = find_pictures([options.folder]), Predictor(options.model)
     limit_cores(workers)
-    stack = ExitStack()
-    spread = stack.enter_context(spreading("ray", None))
+    spread = running.enter_context(spreading("ray", None))
     assert spread is not None
-    return timed(items, answering(predictor, spread), stack)
+    return timed(items, answering(predictor, spread))
 
 
-def answering(predictor, spread, model=None):
+def answering(predictor: Predictor, spread: InOrder) -> Answering:
     """Return what answers for pictures on Ray."""
     choice = predictor.choice
     asked = Asked(predictor.bundle.sha256, choice.engine, choice.precision, None, predictor.few)
     work = partial(answer_batches, asked=asked, fetch=Sent(packed(predictor.bundle)).fetch)
-
-    def answer(some: Sequence[Item]) -> Iterator[Answer]:
-        return checked(some, chain.from_iterable(spread(work, batches(some, predictor), names_of)))
-
-    return answer
+    return lambda some: checked(some, chain.from_iterable(spread(work, batches(some, predictor), names_of)))
 
 
-def timed(items: Sequence[Item], answer, stack: ExitStack | None = None) -> turns.Work:
+def timed(items: Sequence[Item], answer: Answering) -> turns.Work:
     """Return the work: twice a few pictures, then all of them whenever it is called."""
-    calls = iter([items[:WARM], items[:WARM]])
-
-    def work() -> int:
-        some = next(calls, items)
-        return sum(1 for _ in answer(some))
-
-    work.stack = stack  # type: ignore[attr-defined]  Ray runs as long as the work is there
-    return work
+    warm = iter([items[:WARM], items[:WARM]])
+    return lambda: sum(1 for _ in answer(next(warm, items)))
 
 
 def kill_node(options: argparse.Namespace) -> None:

@@ -257,6 +257,40 @@ def test_ctrl_c_and_a_polite_kill_stop_ray_within_seconds(sent: signal.Signals, 
     assert time.monotonic() < started + 15
 
 
+def test_a_ray_that_is_started_here_asks_for_its_token(tmp_path: Path) -> None:
+    code = """
+import os, subprocess, sys
+from melanoma.cluster import spreading
+with spreading("ray", None) as spread:
+    assert list(spread(list, range(3))) == [0, 1, 2]
+    import ray
+    where = ray.get_runtime_context().gcs_address
+    other = f"import ray; ray.init({where!r}, logging_level='ERROR'); print('let in', ray.nodes())"
+    for token in (os.environ["RAY_AUTH_TOKEN"], "1" * 64):
+        asked = [sys.executable, "-c", other]
+        subprocess.run(asked, env=os.environ | {"RAY_AUTH_TOKEN": token}, stderr=subprocess.DEVNULL, check=False)
+"""
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=bare | HERE | {"HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("let in") == 1
+    assert not list(tmp_path.iterdir())  # no token is left behind
+
+
+def test_what_is_under_way_is_bounded_and_dropped_when_nobody_wants_it(spread: InOrder) -> None:
+    started = time.monotonic()
+    with closing(spread(doubled, range(10**9))) as answers:
+        assert [next(answers) for _ in range(1000)] == doubled(list(range(1000)))
+    assert list(spread(doubled, range(3))) == [0, 2, 4]
+    assert time.monotonic() < started + 20
+
+
 def test_an_address_without_ray_a_wrong_one_and_a_missing_package_are_one_sentence_each(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
