@@ -37,17 +37,23 @@ def here(cluster: Any) -> str:
     return f"127.0.0.1:{cluster.address.rpartition(':')[2]}"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def workers_find_these_tests() -> Iterator[None]:
+    """Let the processes that are started here import the package and this file."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in HERE.items():
+            patch.setenv(name, value)
+        yield
+
+
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Any]:
-    """A cluster of one node with two cores, whose workers can import these tests."""
+    """A cluster of one node with two cores."""
     from ray.cluster_utils import Cluster
 
-    before = os.environ.get("PYTHONPATH")
-    os.environ |= HERE
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
     yield made
     made.shutdown()
-    os.environ |= {"PYTHONPATH": before or ""}
 
 
 @pytest.fixture
@@ -117,12 +123,12 @@ def test_a_lost_node_costs_no_answer_and_a_new_one_joins() -> None:
         with spreading("ray", here(made)) as spread:
             assert spread is not None
             found = []
-            for answer in spread(slowly_doubled, range(300)):
+            for answer in spread(slowly_doubled, range(200)):
                 found.append(answer)
-                if len(found) == 100:
+                if len(found) == 60:
                     made.add_node(num_cpus=1)
                     made.remove_node(lost, allow_graceful=False)
-        assert found == doubled(list(range(300)))
+        assert found == doubled(list(range(200)))
     finally:
         made.shutdown()
 
@@ -218,7 +224,7 @@ def test_predict_starts_a_ray_of_its_own_reads_zips_and_reports_what_is_bad(judg
     done = [
         subprocess.run(
             [sys.executable, "-m", "melanoma", "predict", *pictures, "--json", "--model", str(judged.folder), *on],
-            capture_output=True, text=True, check=False, cwd=tmp_path, env=os.environ | HERE,
+            capture_output=True, text=True, check=False, cwd=tmp_path,
         )
         for on in ([], ["--on", "ray"])
     ]  # fmt: skip
@@ -245,7 +251,7 @@ with spreading("ray", None) as spread:
 def test_ctrl_c_and_a_polite_kill_stop_ray_within_seconds(sent: signal.Signals, tmp_path: Path) -> None:
     code = f"import signal; signal.signal(signal.SIGTERM, signal.default_int_handler)\n{STOPPED}"
     running = subprocess.Popen(
-        [sys.executable, "-c", code], env=os.environ | HERE, start_new_session=True,
+        [sys.executable, "-c", code], start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert running.stdout is not None
@@ -267,13 +273,17 @@ with spreading("ray", None) as spread:
     where = ray.get_runtime_context().gcs_address
     other = f"import ray; ray.init({where!r}, logging_level='ERROR'); print('let in', ray.nodes())"
     for token in (os.environ["RAY_AUTH_TOKEN"], "1" * 64):
-        asked = [sys.executable, "-c", other]
-        subprocess.run(asked, env=os.environ | {"RAY_AUTH_TOKEN": token}, stderr=subprocess.DEVNULL, check=False)
+        try:
+            given = os.environ | {"RAY_AUTH_TOKEN": token}
+            subprocess.run([sys.executable, "-c", other], env=given, stderr=subprocess.DEVNULL, timeout=8)
+        except subprocess.TimeoutExpired:
+            print("still waiting")
 """
     bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    bare["HOME"] = str(tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env=bare | HERE | {"HOME": str(tmp_path)},
+        env=bare,
         capture_output=True,
         text=True,
         check=False,
