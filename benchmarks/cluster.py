@@ -7,6 +7,7 @@ FOLDER: pictures. Start-up stands apart: the clock starts when every worker has 
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from itertools import chain
 
 import turns
 
-from melanoma.cluster import Sent, spreading
+from melanoma.cluster import QUIET, Sent, spreading
 from melanoma.data.workers import InOrder
 from melanoma.inference.elsewhere import Asked, answer_batches, batches, checked, names_of, packed
 from melanoma.inference.inputs import Item, find_pictures
@@ -60,6 +61,7 @@ def timed(items: Sequence[Item], answer: Answering) -> turns.Work:
 
 def kill_node(options: argparse.Namespace) -> None:
     """Answer on two nodes with a core each, kill one half-way, and hold the answers against one machine's."""
+    os.environ |= QUIET  # read when Ray is imported
     import ray
     from ray.cluster_utils import Cluster
 

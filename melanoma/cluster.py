@@ -29,6 +29,8 @@ CHUNK_SECONDS = 0.5  # the way there and back takes some 5 ms
 WAITING = 3  # tasks a core that are under way, wait for their turn or for an earlier one: bounds the memory
 RETRIES = 3  # of a task whose worker or node is lost: whoever loses that many is to blame itself
 KNOCK_SECONDS = 10.0
+# nobody is told that it is used, and what it prints of lost nodes, on standard output, is not taken for an answer
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
 PATIENCE_SECONDS = 60.0  # without a single core: an autoscaler may be bringing one
 
 
@@ -45,7 +47,7 @@ def spreading(on: str | None, address: str | None) -> Iterator[InOrder | None]:
             raise UsageError("--address says where Ray is: give --on ray, too")
         yield None
         return
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nobody is told that it is used
+    os.environ.update(QUIET)
     if address is None:  # its ports are open to the network: only who knows the token may use them
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

@@ -15,7 +15,7 @@ from melanoma.errors import MelanomaError, UsageError
 from melanoma.files import write_bytes, write_json
 from melanoma.inference.inputs import Item
 from melanoma.inference.words import Answer
-from melanoma.places import entries_of, is_remote
+from melanoma.places import entries_of, is_remote, reaching, read_bytes
 
 PART = 256  # pictures; a multiple of what goes through a network together, so that a part more or less changes nothing
 QUESTION = "question.json"
@@ -55,8 +55,9 @@ def remove_parts(out: Path) -> None:
     ours = [name for name in names if name.startswith("part-") or name == QUESTION]
     if QUESTION not in ours:
         return
-    for name in ours:
-        (folder / name).unlink()
+    with reaching(folder):
+        for name in ours:
+            (folder / name).unlink()
     if len(ours) == len(names) and not is_remote(folder):
         folder.rmdir()
 
@@ -79,7 +80,7 @@ def _ask(folder: Path, question: dict[str, Any]) -> None:
         write_json(folder / QUESTION, question)
         return
     try:
-        before = json.loads((folder / QUESTION).read_bytes())
+        before = json.loads(_bytes_of(folder / QUESTION))
         other = [name for name, value in question.items() if before.get(name) != value]
     except (OSError, ValueError, AttributeError) as error:
         raise MelanomaError(f"{folder / QUESTION} cannot be read ({error}): remove {folder}") from error
@@ -102,7 +103,7 @@ def _hash(items: Sequence[Item]) -> str:
 
 def _read(path: Path, items: Sequence[Item]) -> list[Answer]:
     try:
-        answers = [Answer(**json.loads(line)) for line in path.read_bytes().splitlines()]
+        answers = [Answer(**json.loads(line)) for line in _bytes_of(path).splitlines()]
         if [one.name for one in answers] != [item.name for item in items]:
             raise ValueError("its pictures are others")
     except (OSError, ValueError, TypeError) as error:
@@ -110,3 +111,7 @@ def _read(path: Path, items: Sequence[Item]) -> list[Answer]:
             f"{path} is damaged ({error}): remove it, and its pictures are answered for again"
         ) from error
     return answers
+
+
+def _bytes_of(path: Path) -> bytes:
+    return read_bytes(path) if is_remote(path) else path.read_bytes()

@@ -16,7 +16,7 @@ from PIL import Image
 
 from melanoma import parts
 from melanoma.answer import answer_pictures, print_answers
-from melanoma.cluster import spreading
+from melanoma.cluster import QUIET, spreading
 from melanoma.config import ImageSettings
 from melanoma.data.cache import prepare_cache
 from melanoma.data.sources import Source
@@ -24,7 +24,7 @@ from melanoma.data.workers import InOrder, in_order
 from melanoma.errors import DataError, MelanomaError, MissingExtraError, UsageError
 from melanoma.runs import Run
 
-os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, **QUIET}  # read when Ray is imported
 os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # what Ray would warn of
 pytest.importorskip("ray")
 
@@ -112,7 +112,7 @@ def test_what_kills_every_worker_is_named_and_not_tried_for_ever(spread: InOrder
     assert "\n" not in str(caught.value)
 
 
-def test_a_lost_node_costs_no_answer_and_a_new_one_joins() -> None:
+def test_a_lost_node_costs_no_answer_and_a_new_one_joins(capfd: pytest.CaptureFixture[str]) -> None:
     from ray.cluster_utils import Cluster
 
     soon = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 200, "health_check_failure_threshold": 5}
@@ -129,6 +129,7 @@ def test_a_lost_node_costs_no_answer_and_a_new_one_joins() -> None:
                     made.add_node(num_cpus=1)
                     made.remove_node(lost, allow_graceful=False)
         assert found == doubled(list(range(200)))
+        assert not capfd.readouterr().out  # where answers are printed
     finally:
         made.shutdown()
 
@@ -236,7 +237,7 @@ def test_predict_starts_a_ray_of_its_own_reads_zips_and_reports_what_is_bad(judg
 
 STOPPED = """
 import time
-from melanoma.cluster import spreading
+from melanoma.cluster import QUIET, spreading
 def work(items):
     if 5 in items:
         time.sleep(1000)
@@ -266,7 +267,7 @@ def test_ctrl_c_and_a_polite_kill_stop_ray_within_seconds(sent: signal.Signals, 
 def test_a_ray_that_is_started_here_asks_for_its_token(tmp_path: Path) -> None:
     code = """
 import os, subprocess, sys
-from melanoma.cluster import spreading
+from melanoma.cluster import QUIET, spreading
 with spreading("ray", None) as spread:
     assert list(spread(list, range(3))) == [0, 1, 2]
     import ray

@@ -109,10 +109,11 @@ def read_dataset(folder: Path) -> Dataset:
     """
     if is_remote(folder) and not is_folder(folder):
         raise DataError(f"{folder} is not there, or no folder: give the one of a dataset")
-    train_path = _find_csv(folder, "train.csv", ("groundtruth", "train"))
+    with reaching(folder):
+        train_path = _find_csv(folder, "train.csv", ("groundtruth", "train"))
+        test_path = _find_csv(folder, "test.csv", ("test_metadata",))
     if train_path is None:
         raise DataError(f"{folder} holds no train.csv; give the folder of a dataset")
-    test_path = _find_csv(folder, "test.csv", ("test_metadata",))
     train, test, remarks = _read_both(train_path, test_path)
     pairs, pair_remarks = _read_duplicates(folder, set(train["image_name"]))
     return Dataset(folder, train, test, pairs, remarks + pair_remarks, train_path, test_path)
@@ -339,7 +340,9 @@ def _read_duplicates(folder: Path, names: set[str]) -> tuple[list[tuple[str, str
     """Read every list of duplicate pairs in the folder, less the pairs whose images are not in the table."""
     pairs: list[tuple[str, str]] = []
     remarks = []
-    for path in sorted(folder.glob("*uplicate*.csv")):
+    with reaching(folder):
+        paths = sorted(folder.glob("*uplicate*.csv"))
+    for path in paths:
         header, rows = _read_rows(path)
         wrong = {len(header), *map(len, rows.values())} - {2}
         if wrong:
