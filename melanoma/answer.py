@@ -6,17 +6,25 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from melanoma import RESEARCH_ONLY
+from melanoma.cluster import Sent
+from melanoma.data.workers import InOrder
 from melanoma.errors import UsageError, printable
 from melanoma.files import replacing, write_bytes
+from melanoma.inference.elsewhere import Asked, answer_batches, batches, checked, names_of, packed
 from melanoma.inference.inputs import Item, find_pictures
 from melanoma.inference.predict import FEW, Predictor
 from melanoma.inference.words import ERROR, Answer, Details, in_percent
+from melanoma.parts import in_parts, remove_parts
+from melanoma.places import is_address
 
 if TYPE_CHECKING:  # to answer needs none of what draws
     from melanoma.inference.explain import Explanation
@@ -38,23 +46,26 @@ def answer_pictures(
     precision: str = "float32",
     out: Path | None = None,
     counting: Counting | None = None,
+    spread: InOrder | None = None,
 ) -> tuple[Predictor, Iterator[Answer]]:
     """Answer for all pictures of some places, in their order; the predictor comes along, as it knows the model.
 
-    out: a file that will be written: it may be none of those that are read. Raises UsageError without a place,
+    out: a file that will be written: it may be none of those that are read. spread: what works on them elsewhere; with
+    `out` their answers are kept in parts beside it until that is whole. Raises UsageError without a place,
     ModelError as Predictor does; a bad picture, or a place with none, becomes an answer.
     """
     items = find_pictures(places, details)
     _keep_inputs([*places, *(item.place for item in items)], [out] if out else [])
     predictor = Predictor(model, precision=precision, views=views, few=len(items) <= FEW)
-    return predictor, _counted(predictor, items, counting if len(items) > FEW else None)
+    answers = _stream(predictor, items) if spread is None else _from_elsewhere(predictor, items, spread, views, out)
+    return predictor, _counted(answers, len(items), counting if len(items) > FEW else None)
 
 
 def _keep_inputs(read: Sequence[str], written: Sequence[Path]) -> None:
     """Raise UsageError where what is to be written would replace something that is read."""
-    places = {Path(place).resolve() for place in read}
+    places = {place if is_address(place) else str(Path(place).resolve()) for place in read}
     for path in written:
-        if path.resolve() in places:
+        if str(path.resolve()) in places:
             raise UsageError(f"{path} is one of the things that are read: give another --out")
 
 
@@ -85,6 +96,8 @@ def print_answers(
             write(row)
             counts[one.status] += 1
             remarks |= dict.fromkeys(one.remarks)
+    if out is not None:
+        remove_parts(out)
     if not as_json:
         print(f"\n{summary(predictor, counts, list(remarks), prevalence)}")
     return counts[ERROR]
@@ -149,15 +162,33 @@ def explain_picture(
     return predictor, explanation
 
 
-def _counted(predictor: Predictor, items: list[Item], counting: Counting | None) -> Iterator[Answer]:
-    stream = predictor.stream((item.name, item.read, item.details) for item in items)
+def _stream(predictor: Predictor, items: Sequence[Item]) -> Iterator[Answer]:
+    return predictor.stream((item.name, item.read, item.details) for item in items)
+
+
+def _from_elsewhere(
+    predictor: Predictor, items: Sequence[Item], spread: InOrder, views: int | None, out: Path | None
+) -> Iterator[Answer]:
+    """Answer for pictures by what works elsewhere; with `out` in parts, which an interrupted command goes on after."""
+    asked = Asked(predictor.bundle.sha256, predictor.choice.engine, predictor.choice.precision, views, predictor.few)
+    model = Sent(packed(predictor.bundle))
+
+    def answering(some: Sequence[Item]) -> Iterator[Answer]:
+        work = partial(answer_batches, asked=asked, fetch=model.fetch)
+        answers = spread(work, batches(some, predictor), names_of)
+        return checked(some, chain.from_iterable(answers))
+
+    return answering(items) if out is None else in_parts(out, items, asdict(asked), answering)
+
+
+def _counted(answers: Iterator[Answer], count: int, counting: Counting | None) -> Iterator[Answer]:
     if counting is None:
-        yield from stream
+        yield from answers
         return
     with counting("answering", "images") as show:
-        for number, answer in enumerate(stream, start=1):
+        for number, answer in enumerate(answers, start=1):
             yield answer
-            show(number, len(items))
+            show(number, count)
 
 
 def _line(answer: Answer, *, in_full: bool) -> str:

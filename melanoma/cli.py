@@ -4,7 +4,6 @@ Heavy imports stand inside the commands, so that `--help` is quick.
 """
 
 import json as json_format
-import os
 import shlex
 import signal
 import sys
@@ -12,12 +11,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, Parameter
 
 from melanoma import RESEARCH_ONLY
-from melanoma.errors import DataError, MelanomaError, UsageError, WriteError, printable
-from melanoma.files import FULL, read_json, unwritable
+from melanoma.ending import ended
+from melanoma.errors import DataError, UsageError, printable
+from melanoma.files import read_json
 from melanoma.options import (
+    Address,
     Age,
     Data,
     Devices,
@@ -25,6 +26,8 @@ from melanoma.options import (
     Judged,
     Model,
     Name,
+    On,
+    Out,
     Overrides,
     Prevalence,
     Recipe,
@@ -35,7 +38,6 @@ from melanoma.options import (
     Views,
 )
 
-INTERRUPTED = 130
 _resumable: list[Path] = []  # the run at work: an interrupt tells how to go on with it
 
 app = App(
@@ -145,8 +147,11 @@ def prepare(
     recipe: Annotated[str, Parameter(help="The recipe whose image settings are used.")] = "cpu",
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
+    on: On = None,
+    address: Address = None,
 ) -> None:
     """Decode and filter every image once, into the cache that runs with the same image settings reuse."""
+    from melanoma.cluster import spreading
     from melanoma.config import load_settings
     from melanoma.data.records import read_dataset, take
     from melanoma.prepare import prepare_images, prepare_larger
@@ -156,8 +161,9 @@ def prepare(
     settings = load_settings(recipe, overrides or ())
     dataset = read_dataset(data)
     table = take(dataset.train, settings.data.limit, settings.seed)
-    caches = prepare_images(dataset, table, settings.images, runs / CACHE, counting)
-    larger = prepare_larger(dataset, table, settings, runs / CACHE, counting)
+    with spreading(on, address) as spread:
+        caches = prepare_images(dataset, table, settings.images, runs / CACHE, counting, spread=spread)
+        larger = prepare_larger(dataset, table, settings, runs / CACHE, counting, spread=spread)
     print("\n".join(str(cache.folder) for cache in (*caches, larger) if cache is not None))
 
 
@@ -305,7 +311,7 @@ def submit(
 def predict(
     pictures: Annotated[
         list[str],
-        Parameter(help="Pictures, folders, globs, zips; or a CSV that names pictures, perhaps age, sex, site."),
+        Parameter(help="Pictures, folders, globs, zips, s3://...; or a CSV of pictures, perhaps age, sex, site."),
     ],
     /,
     *,
@@ -319,7 +325,9 @@ def predict(
         Literal["float32", "auto", "bfloat16", "int8"],
         Parameter(help="float32 answers alike, within 1e-5, on every machine; auto takes what is fastest here."),
     ] = "float32",
-    out: Annotated[Path | None, Parameter(help="Also write all answers to this .csv or .jsonl file.")] = None,
+    out: Out = None,
+    on: On = None,
+    address: Address = None,
     json: Annotated[bool, Parameter(negative=(), help="Print a line of JSON for each picture.")] = False,
 ) -> None:
     """Tell melanoma from other lesions on photographs: probability, words, refer, or not assessable.
@@ -327,13 +335,16 @@ def predict(
     A picture that cannot be read is reported and the rest is answered; the exit code is 1 then.
     """
     from melanoma.answer import answer_pictures, print_answers
+    from melanoma.cluster import spreading
     from melanoma.inference.words import Details
 
     details = Details(age, sex, site, prevalence)
-    predictor, answers = answer_pictures(
-        pictures, model, details, views=views, precision=precision, out=out, counting=_counting
-    )
-    if failed := print_answers(predictor, answers, prevalence=prevalence, as_json=json, out=out):
+    with spreading(on, address) as spread:
+        predictor, answers = answer_pictures(
+            pictures, model, details, views=views, precision=precision, out=out, counting=_counting, spread=spread
+        )
+        failed = print_answers(predictor, answers, prevalence=prevalence, as_json=json, out=out)
+    if failed:
         raise DataError(f"{failed:,} of the pictures could not be read; see above")
 
 
@@ -473,35 +484,4 @@ def _print_result(opened: Any, as_json: bool) -> None:
 def main() -> None:
     """Run the command line and exit with the code that tells how it went."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    code = _exit_code()
-    if "melanoma.training.team" in sys.modules:  # several processes may be at work
-        sys.modules["melanoma.training.team"].team.end(code)
-    sys.exit(code)
-
-
-def _exit_code() -> int:
-    try:
-        app()
-        sys.stdout.flush()
-    except CycloptsError as error:
-        print(f"melanoma: {error} (melanoma --help lists what there is)", file=sys.stderr)
-        return UsageError.exit_code
-    except MelanomaError as error:
-        again = isinstance(error, WriteError) and _resumable and _resumable[-1].exists()
-        go_on = f"; a run goes on with: melanoma resume {_resumable[-1]}" if again else ""
-        print(f"melanoma: {printable(str(error))}{go_on}", file=sys.stderr)  # it may quote a stranger's table
-        return error.exit_code
-    except BrokenPipeError:  # who reads has enough, as `head` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return MelanomaError.exit_code
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        print(f"melanoma: {unwritable(error.filename or 'what was printed', error)}", file=sys.stderr)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what could not be written is not tried again
-        return MelanomaError.exit_code
-    except KeyboardInterrupt:
-        go_on = f"; go on with: melanoma resume {_resumable[-1]}" if _resumable else ""
-        print(f"\nmelanoma: interrupted{go_on}", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+    sys.exit(ended(app, _resumable))

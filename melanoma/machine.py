@@ -17,10 +17,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_most_cores: int | None = None
+
+
+def limit_cores(most: int) -> None:
+    """Let `cores` count at most so many from now on: for a process that shares the machine with others of its kind."""
+    global _most_cores  # noqa: PLW0603  a fact of the process
+    _most_cores = most
+
 
 def cores() -> int:
     """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(found, _most_cores or found)
+
+
+def cores_are_limited() -> bool:
+    """Tell whether libraries that count the cores themselves must be told of fewer."""
+    return _most_cores is not None
 
 
 def processor_flags() -> list[str]:

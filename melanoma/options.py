@@ -1,11 +1,45 @@
 """What several commands are told in the same way: each with its type and its line of help."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-Data = Annotated[Path, Parameter(help="Folder with train.csv, perhaps test.csv, and the images.")]
+from melanoma.errors import UsageError
+from melanoma.places import as_place, is_address
+
+
+def _place(kind: Any, tokens: Sequence[Any]) -> Path:
+    del kind
+    return as_place(tokens[0].value)
+
+
+def _here(kind: Any, tokens: Sequence[Any]) -> Path:
+    del kind
+    if is_address(tokens[0].value):
+        raise UsageError(f"{tokens[0].value} is an address; runs and caches need a folder of this machine")
+    return Path(tokens[0].value)
+
+
+Data = Annotated[
+    Path,
+    Parameter(
+        converter=_place, help="Folder with train.csv, perhaps test.csv, and the images; or s3://... and the like."
+    ),
+]
+Out = Annotated[
+    Path | None,
+    Parameter(
+        converter=_place, help="Also write all answers to this .csv or .jsonl file; or to s3://... and the like."
+    ),
+]
+On = Annotated[
+    Literal["ray"] | None, Parameter(help="Work on Ray's workers: of this machine, or of the cluster at --address.")
+]
+Address = Annotated[
+    str | None, Parameter(help="Where Ray runs: auto, host:port or ray://host:port. Default: it is started here.")
+]
 RunFolder = Annotated[Path, Parameter(help="A run's folder, as printed when it began.")]
 Judged = Annotated[Path, Parameter(help="A run's folder, or a CSV with image_name, patient_id, target, probability.")]
 Recipe = Annotated[
@@ -22,7 +56,7 @@ Devices = Annotated[
     ),
 ]
 Name = Annotated[str | None, Parameter(help="The run's name. Default: recipe and UTC time.")]
-Runs = Annotated[Path, Parameter(help="Folder in which runs and the image cache are kept.")]
+Runs = Annotated[Path, Parameter(converter=_here, help="Folder in which runs and the image cache are kept.")]
 Model = Annotated[
     str | None, Parameter(help="A bundle or run, or hf://owner/name@revision. Default: the package's own.")
 ]

@@ -30,6 +30,7 @@ from melanoma.inference.submission import examine_submission, write_submission
 from melanoma.judge import PREDICTION_COLUMNS, answered, read_predictions, told, write_table
 from melanoma.judge_run import Trained, judge_run
 from melanoma.machine import cores, installed_version
+from melanoma.places import as_place, is_folder
 from melanoma.prepare import Prepared, prepare
 from melanoma.runs import CACHE, Run, create_run, default_name, open_run
 from melanoma.training.gate import Lesions, chosen_lesions, learn_gate
@@ -100,7 +101,7 @@ def start(
     runs: Path | str = "runs",
 ) -> Run:
     """Create a run folder for a dataset, as `run` does; nothing is written where an argument is wrong."""
-    data, runs, recipe = Path(data), Path(runs), recipe or default_recipe()
+    data, runs, recipe = as_place(data), Path(runs), recipe or default_recipe()
     name = team.told(name or default_name(recipe))
     with team.leading():
         if not team.leads:
@@ -113,7 +114,7 @@ def _created(data: Path, recipe: str, overrides: Sequence[str], name: str, runs:
     from melanoma.models.losses import build_loss
 
     settings = _resolved(load_settings(recipe, overrides))
-    if not data.is_dir():
+    if not is_folder(data):
         raise MelanomaError(f"the dataset folder {data} is not there")
     if settings.folds.file and not Path(settings.folds.file).is_file():
         raise MelanomaError(f"the fold file {settings.folds.file} is not there")
@@ -193,7 +194,7 @@ def reopen(run: Run, settings: Settings) -> Prepared:
 
 def _reopened(run: Run, settings: Settings) -> Prepared:
     known = read_json(run.data)
-    folder, cache, hashes = Path(known["folder"]), Path(known["cache"]), known.get("hashes")
+    folder, cache, hashes = as_place(known["folder"]), Path(known["cache"]), known.get("hashes")
     try:
         prepared = prepare(folder, settings, cache, run.folds, known=hashes, counting=counting)
     except MelanomaError:

@@ -19,6 +19,7 @@ from melanoma.data.duplicates import VERSION, Pair, dropped, groups_of, near_dup
 from melanoma.data.folds import make_folds, random_split_leak, read_folds, write_folds
 from melanoma.data.records import Dataset, read_dataset, take
 from melanoma.data.sources import find_images
+from melanoma.data.workers import InOrder
 from melanoma.errors import DataError, listed
 from melanoma.files import read_json, sha256, write_json
 
@@ -133,10 +134,17 @@ def prepare(
 
 
 def prepare_images(
-    dataset: Dataset, table: pd.DataFrame, settings: ImageSettings, cache_root: Path, counting: Counting = silent
+    dataset: Dataset,
+    table: pd.DataFrame,
+    settings: ImageSettings,
+    cache_root: Path,
+    counting: Counting = silent,
+    *,
+    spread: InOrder | None = None,
 ) -> tuple[Cache, Cache | None]:
     """Decode and filter the table's images, and the test table's, into caches below `cache_root`.
 
+    spread: what works on them elsewhere, as for `prepare_cache`.
     Raises DataError for images that are missing or cannot be read.
     """
     caches: list[Cache | None] = []
@@ -147,14 +155,20 @@ def prepare_images(
         names = list(rows["image_name"])
         found = find_images(dataset.folder, names, "train" if part == "train" else "test")
         with counting(f"preparing {part}", "images") as show:
-            caches.append(prepare_cache(cache_root, [found[name] for name in names], settings, show))
+            caches.append(prepare_cache(cache_root, [found[name] for name in names], settings, show, spread))
     train_cache, test_cache = caches
     assert train_cache is not None
     return train_cache, test_cache
 
 
 def prepare_larger(
-    dataset: Dataset, table: pd.DataFrame, settings: Settings, cache_root: Path, counting: Counting = silent
+    dataset: Dataset,
+    table: pd.DataFrame,
+    settings: Settings,
+    cache_root: Path,
+    counting: Counting = silent,
+    *,
+    spread: InOrder | None = None,
 ) -> Cache | None:
     """Decode the table's images as training images are drawn from them, into their own cache; None without need."""
     if settings.largest_px == settings.images.size_px:
@@ -164,7 +178,7 @@ def prepare_larger(
     def named(what: str, unit: str) -> AbstractContextManager[Callable[[int, int], None]]:
         return counting(f"{what} at {settings.largest_px} px", unit)
 
-    return prepare_images(replace(dataset, test=None), table, images, cache_root, named)[0]
+    return prepare_images(replace(dataset, test=None), table, images, cache_root, named, spread=spread)[0]
 
 
 @dataclass(frozen=True)

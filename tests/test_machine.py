@@ -39,3 +39,13 @@ def test_bfloat16_is_chosen_by_what_the_processor_says(
 def test_a_system_that_does_not_tell_gets_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told(monkeypatch, None) is False
     assert told(monkeypatch, "processor : 0\nBogoMIPS : 50.00\nFeatures : fp asimd bf16\n") is False
+
+
+def test_a_process_may_be_limited_to_fewer_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_most_cores", None)
+    there = machine.cores()
+    assert not machine.cores_are_limited()
+    machine.limit_cores(1)
+    assert machine.cores() == 1 and machine.cores_are_limited()
+    machine.limit_cores(there + 5)
+    assert machine.cores() == there

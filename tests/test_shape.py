@@ -10,9 +10,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "melanoma"
 # from the ground up; a room imports only from rooms before it
 ROOMS = [
-    "__init__", "errors", "machine", "child", "protobuf", "files", "config", "runs", "images", "data", "evaluation",
-    "report", "inference", "models", "training", "prepare", "check", "judge", "judge_run", "compare", "bundling",
-    "pipeline", "answer", "web", "doctor", "options", "cli", "__main__",
+    "__init__", "errors", "machine", "child", "protobuf", "places", "files", "config", "runs", "images", "data",
+    "evaluation", "report", "inference", "models", "training", "prepare", "check", "judge", "judge_run", "compare",
+    "bundling", "pipeline", "cluster", "parts", "answer", "web", "doctor", "options", "ending", "cli", "__main__",
 ]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 BACKENDS = {"torch", "jax", "tensorflow"}

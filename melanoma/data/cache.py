@@ -8,12 +8,13 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
@@ -22,11 +23,12 @@ from numpy.typing import NDArray
 from melanoma.config import ImageSettings
 from melanoma.data.sources import Source
 from melanoma.data.unfinished import INDEX, Row, UnfinishedCache, opened_at, write
-from melanoma.data.workers import in_order
+from melanoma.data.workers import InOrder, in_order
 from melanoma.errors import DataError, MelanomaError, listed
 from melanoma.files import locked, resuming_folder, write_json
 from melanoma.images.decode import decode_and_tell
 from melanoma.images.filters import THUMBNAIL_PX, prepare, process
+from melanoma.places import is_remote, read_ahead, version_of
 
 if TYPE_CHECKING:  # imported where it is used: a worker process imports this module, and starts sooner without
     import pandas as pd
@@ -62,6 +64,14 @@ class Cache:
         return np.asarray(rows, np.int64)
 
 
+class Pixels(NamedTuple):
+    """What the cache keeps of an image: its row, uint8 (size_px, size_px, 3) and (64, 64, 3) RGB."""
+
+    row: Row
+    image: UInt8Array
+    thumbnail: UInt8Array
+
+
 def remarks_on(*caches: Cache | None) -> list[str]:
     """Say once what was done to the pixels of images, and name up to five of them."""
     images = dict[str, list[str]]()
@@ -83,6 +93,10 @@ def cache_key(sources: Iterable[Source], settings: ImageSettings) -> str:
     digest = hashlib.sha256(json.dumps([VERSION, settings.model_dump(mode="json")]).encode())
     real_folder = lru_cache(os.path.realpath)  # looking at every folder above every image would take most of the time
     for source in sources:
+        if is_remote(source.path):
+            size, version = version_of(source.path)
+            digest.update(json.dumps([source.image_name, str(source.path), source.offset, size, version]).encode())
+            continue
         try:
             stat, linked = source.path.stat(), source.path.is_symlink()
         except OSError as error:
@@ -119,8 +133,12 @@ def prepare_cache(
     sources: list[Source],
     settings: ImageSettings,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    spread: InOrder | None = None,
 ) -> Cache:
     """Open the cache of these images below `root`, building it first where it is missing.
+
+    spread: what works on the images elsewhere, on machines that may not see `root`: the pixels come back from there.
+    By default this machine's cores work on them, each writing its own.
 
     A build that was interrupted goes on after the images that it had finished. `progress(done, total)` is called
     with these at the start, then as images are done. A second process waits for the first.
@@ -131,13 +149,19 @@ def prepare_cache(
     with locked(root / f".{key}.lock", wait=True, what=f"the cache {root / key}"):
         if (cache := open_cache(root, key)) is None:
             with resuming_folder(root / key) as folder:
-                _build(folder, sources, settings, progress)
+                _build(folder, sources, settings, progress, spread)
             cache = open_cache(root, key)
     assert cache is not None
     return cache
 
 
-def _build(folder: Path, sources: list[Source], settings: ImageSettings, progress: Callable[[int, int], None]) -> None:
+def _build(
+    folder: Path,
+    sources: list[Source],
+    settings: ImageSettings,
+    progress: Callable[[int, int], None],
+    spread: InOrder | None,
+) -> None:
     total, faults = len(sources), []
     sides = {IMAGES: settings.size_px, THUMBNAILS: THUMBNAIL_PX}
     with UnfinishedCache(folder, total, sides) as unfinished:
@@ -145,8 +169,7 @@ def _build(folder: Path, sources: list[Source], settings: ImageSettings, progres
         if done:
             print(f"note: going on after {done:,} of {total:,} images that were prepared before", file=sys.stderr)
         progress(done, total)
-        work = partial(_prepare_rows, folder=folder, settings=settings)
-        with closing(in_order(work, list(enumerate(sources))[done:])) as answers:
+        with closing(_rows(folder, sources, done, settings, spread)) as answers:
             for number, answer in enumerate(answers, done + 1):
                 if isinstance(answer, DataError):
                     faults.append(str(answer))
@@ -160,27 +183,67 @@ def _build(folder: Path, sources: list[Source], settings: ImageSettings, progres
     write_json(folder / "cache.json", {"version": VERSION, "images": total, **settings.model_dump(mode="json")})
 
 
-def _prepare_rows(sources: list[tuple[int, Source]], folder: Path, settings: ImageSettings) -> list[Row | Exception]:
+def _rows(
+    folder: Path, sources: list[Source], done: int, settings: ImageSettings, spread: InOrder | None
+) -> Generator[Row | Exception]:
+    """Work on the images after the first `done`, and write their pixels: here, or in the process that made them."""
+    if spread is None:
+        work = partial(_prepare_and_write, folder=folder, settings=settings)
+        yield from in_order(work, list(enumerate(sources))[done:], lambda numbered: numbered[1].image_name)
+    elif done < len(sources):
+        answers = spread(partial(_prepare_some, settings=settings), sources[done:], attrgetter("image_name"))
+        with closing(answers):
+            yield from _written(answers, folder, done)
+
+
+def _prepare_and_write(
+    sources: list[tuple[int, Source]], folder: Path, settings: ImageSettings
+) -> list[Row | Exception]:
     """Write the pixels of a few images, given with their rows, into the arrays; answer with what the index says."""
-    first, answers = sources[0][0], list[Row | Exception]()
-    with (
-        _opencv_on_one_core(),
-        opened_at(folder / IMAGES, first) as images,
-        opened_at(folder / THUMBNAILS, first) as thumbnails,
-    ):
-        for _, source in sources:
+    return list(_written(_prepared([source for _, source in sources], settings), folder, sources[0][0]))
+
+
+def _prepare_some(sources: list[Source], settings: ImageSettings) -> list[Pixels | Exception]:
+    return list(_prepared(sources, settings))
+
+
+def _prepared(sources: list[Source], settings: ImageSettings) -> Iterator[Pixels | Exception]:
+    """Make a few images what the cache keeps of them."""
+    with _opencv_on_one_core(), closing(_contents(sources)) as contents:
+        for source, read in zip(sources, contents, strict=True):
             try:
-                content = source.read()
+                content = read()
                 pixels, (width, height), remarks = decode_and_tell(
                     content, max(settings.size_px, THUMBNAIL_PX), source.image_name, source.suffix
                 )
-                write(images, prepare(pixels, settings))
-                write(thumbnails, process(pixels, THUMBNAIL_PX))
                 sha256 = hashlib.sha256(content).hexdigest()
-                answers.append(Row(source.image_name, sha256, len(content), width, height, "; ".join(remarks)))
-            except (MelanomaError, OSError) as error:  # nothing after it is kept, so its rows may stay empty
-                answers.append(error)
-    return answers
+                row = Row(source.image_name, sha256, len(content), width, height, "; ".join(remarks))
+                yield Pixels(row, prepare(pixels, settings), process(pixels, THUMBNAIL_PX))
+            except (MelanomaError, OSError) as error:
+                yield error
+
+
+def _contents(sources: list[Source]) -> Generator[Callable[[], bytes]]:
+    return read_ahead([one.read for one in sources], any(is_remote(one.path) for one in sources))
+
+
+def _written(prepared: Iterable[Pixels | Exception], folder: Path, first: int) -> Iterator[Row | Exception]:
+    """Write pixels into the arrays from a row on, and pass on what the index says.
+
+    Nothing after a fault is kept, so that its rows may stay empty.
+    """
+    with opened_at(folder / IMAGES, first) as images, opened_at(folder / THUMBNAILS, first) as thumbnails:
+        for one in prepared:
+            if isinstance(one, Exception):
+                yield one
+                continue
+            row: Row | Exception = one.row
+            try:
+                write(images, one.image)
+                write(thumbnails, one.thumbnail)
+            except OSError as error:
+                row = error
+            yield row
 
 
 @contextmanager

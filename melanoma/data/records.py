@@ -15,6 +15,7 @@ import pandas as pd
 
 from melanoma.data.encode import OLDEST_YEARS, one_site
 from melanoma.errors import DataError, listed
+from melanoma.places import is_folder, is_remote, reaching
 
 # Our name of a column: the spellings in which it is read, the first one present counts.
 SPELLINGS: dict[str, tuple[str, ...]] = {
@@ -106,10 +107,13 @@ def read_dataset(folder: Path) -> Dataset:
     `*uplicate*.csv` is a list of pairs of training images.
     Raises DataError where there is no training table, several could be meant, or an image is in both tables.
     """
-    train_path = _find_csv(folder, "train.csv", ("groundtruth", "train"))
+    if is_remote(folder) and not is_folder(folder):
+        raise DataError(f"{folder} is not there, or no folder: give the one of a dataset")
+    with reaching(folder):
+        train_path = _find_csv(folder, "train.csv", ("groundtruth", "train"))
+        test_path = _find_csv(folder, "test.csv", ("test_metadata",))
     if train_path is None:
         raise DataError(f"{folder} holds no train.csv; give the folder of a dataset")
-    test_path = _find_csv(folder, "test.csv", ("test_metadata",))
     train, test, remarks = _read_both(train_path, test_path)
     pairs, pair_remarks = _read_duplicates(folder, set(train["image_name"]))
     return Dataset(folder, train, test, pairs, remarks + pair_remarks, train_path, test_path)
@@ -202,7 +206,7 @@ def _read_rows(path: Path) -> tuple[list[str], dict[int, list[str]]]:
     Python's own reader: it keeps line numbers, and tells a short row from a blank cell.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with reaching(path), path.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline()
             separator = ";" if first.count(";") > first.count(",") else ","
             header = [name.strip(STRAY) for name in next(csv.reader([first], delimiter=separator), [])]
@@ -336,7 +340,9 @@ def _read_duplicates(folder: Path, names: set[str]) -> tuple[list[tuple[str, str
     """Read every list of duplicate pairs in the folder, less the pairs whose images are not in the table."""
     pairs: list[tuple[str, str]] = []
     remarks = []
-    for path in sorted(folder.glob("*uplicate*.csv")):
+    with reaching(folder):
+        paths = sorted(folder.glob("*uplicate*.csv"))
+    for path in paths:
         header, rows = _read_rows(path)
         wrong = {len(header), *map(len, rows.values())} - {2}
         if wrong:

@@ -14,6 +14,7 @@ from typing import BinaryIO, Literal
 import google_crc32c
 
 from melanoma.errors import DataError, listed
+from melanoma.places import Entry, as_place, entries_of, is_folder, is_remote, reaching, read_bytes
 from melanoma.protobuf import fields, varint
 
 Features = dict[str, list[bytes] | list[int] | list[float]]
@@ -48,8 +49,8 @@ class Source:
         """
         try:
             if self.length < 0:
-                return self.path.read_bytes()
-            with self.path.open("rb") as file:
+                return read_bytes(self.path) if is_remote(self.path) else self.path.read_bytes()
+            with reaching(self.path), self.path.open("rb") as file:
                 file.seek(self.offset)
                 record = _next_record(file, self.path, self.path.stat().st_size)
         except OSError as error:
@@ -68,7 +69,7 @@ def find_images(folder: Path, names: Sequence[str], part: Literal["train", "test
     Raises DataError for names that are no file names, and for images that are nowhere.
     """
     _check_names(names)
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise DataError(f"{folder} is no folder: give the one that holds the images")
     found = _in_folders(folder, frozenset(names), part)
     for path in _record_files(folder, part):
@@ -94,7 +95,7 @@ def iterate_records(path: Path) -> Iterator[tuple[int, int, bytes]]:
     Source of the format: tensorflow/core/lib/io/record_writer.h.
     """
     try:
-        with path.open("rb") as file:
+        with reaching(path), path.open("rb") as file:
             size, offset = path.stat().st_size, 0
             while (record := _next_record(file, path, size)) is not None:
                 yield offset, len(record), record
@@ -144,10 +145,12 @@ def _in_folders(folder: Path, names: Collection[str], part: str) -> dict[str, So
             if stem in names and suffix.lower() in _SUFFIXES and entry.is_file():
                 rank = (_SUFFIXES.index(suffix.lower()), place_rank, entry.path)
                 best[stem] = min(best.get(stem, rank), rank)
-    return {name: Source(name, Path(path)) for name, (_, _, path) in best.items()}
+    return {name: Source(name, as_place(path)) for name, (_, _, path) in best.items()}
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+def _entries(folder: Path) -> list[os.DirEntry[str]] | list[Entry]:
+    if is_remote(folder):
+        return entries_of(folder)
     try:
         with os.scandir(folder) as entries:
             return list(entries)
@@ -161,8 +164,8 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _record_files(folder: Path, part: str) -> list[Path]:
-    inner = [Path(entry.path) for entry in _entries(folder) if entry.is_dir()]
-    files = [Path(entry.path) for place in (folder, *inner) for entry in _entries(place)]
+    inner = [as_place(entry.path) for entry in _entries(folder) if entry.is_dir()]
+    files = [as_place(entry.path) for place in (folder, *inner) for entry in _entries(place)]
     files = [path for path in files if path.suffix.lower() in _RECORD_SUFFIXES]
     return sorted(files, key=lambda path: (not path.name.startswith(part), path))
 

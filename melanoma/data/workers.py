@@ -10,10 +10,10 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from threading import Event
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from melanoma.child import Process, ProcessEndedError
-from melanoma.errors import MelanomaError
+from melanoma.errors import MelanomaError, listed
 from melanoma.machine import cores
 
 CHUNK_SECONDS = 0.1  # long beside the way to a worker and back, short beside the wait for the last one
@@ -24,11 +24,23 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 
-def in_order(work: Callable[[list[Item]], list[Answer]], items: Sequence[Item]) -> Generator[Answer]:
+class InOrder(Protocol):
+    """What works on items somewhere, and gives the answers in their order: `in_order` does on this machine's cores."""
+
+    def __call__(
+        self, work: Callable[[list[Item]], list[Answer]], items: Sequence[Item], name: Callable[[Item], str] = str
+    ) -> Generator[Answer]:
+        """Work on chunks of items."""
+        ...
+
+
+def in_order(
+    work: Callable[[list[Item]], list[Answer]], items: Sequence[Item], name: Callable[[Item], str] = str
+) -> Generator[Answer]:
     """Work on chunks of items on every core, and give the answers in the order of the items.
 
-    work: can be pickled, and so can items and answers; importing its module should be quick. Closing the generator
-    early drops what waits and ends the workers.
+    work: can be pickled, and so can items and answers; importing its module should be quick. name: what an item is
+    called where a worker dies of it. Closing the generator early drops what waits and ends the workers.
     Raises what the work raises, and MelanomaError where a worker is killed.
     """
     processes = min(cores(), 1 + len(items) // FEW) - 1 if sys.executable else 0  # empty inside another program
@@ -46,7 +58,8 @@ def in_order(work: Callable[[list[Item]], list[Answer]], items: Sequence[Item]) 
         except ProcessEndedError as error:
             raise MelanomaError(
                 f"a process that helped to prepare images ended early (exit status {error.status}; -9 is mostly a lack "
-                "of memory): run it again, and it goes on after the images that are done"
+                f"of memory) with {listed([name(item) for item in chunk])}: run it again, and it goes on after the "
+                "images that are done"
             ) from error
         finally:
             free.put(worker)
@@ -68,7 +81,7 @@ def in_order(work: Callable[[list[Item]], list[Answer]], items: Sequence[Item]) 
                 waiting.append(pool.submit(do, list(items[at : at + size])))
                 at += size
             answers, seconds = waiting.popleft().result()
-            size = max(1, min(MOST, 2 * len(answers), int(CHUNK_SECONDS / max(seconds, 1e-6) * len(answers))))
+            size = next_size(len(answers), seconds, CHUNK_SECONDS)
             yield from answers
     finally:
         left.set()
@@ -77,3 +90,8 @@ def in_order(work: Callable[[list[Item]], list[Answer]], items: Sequence[Item]) 
         pool.shutdown(cancel_futures=True)
         for worker in workers:
             worker.close()
+
+
+def next_size(done: int, seconds: float, wanted_seconds: float) -> int:
+    """Tell how many items the next chunk may have, after one of `done` items that took so many seconds."""
+    return max(1, min(MOST, 2 * done, int(wanted_seconds / max(seconds, 1e-6) * done)))

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from melanoma.errors import MissingExtraError, ModelError, UsageError
 from melanoma.inference.onnx_file import check_onnx
-from melanoma.machine import cores, multiplies_bfloat16_faster
+from melanoma.machine import cores, cores_are_limited, multiplies_bfloat16_faster
 
 EngineName = Literal["onnxruntime", "openvino"]
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -182,6 +182,9 @@ def _load_openvino(path: Path, precision: Precision, few: bool) -> _Loaded:
         "PERFORMANCE_HINT": "LATENCY" if few else "THROUGHPUT",
         "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
     }
+    if cores_are_limited():
+        # bound to a core, the processes that share the machine would all be bound to the first
+        hints |= {"INFERENCE_NUM_THREADS": str(cores()), "ENABLE_CPU_PINNING": "NO"}
     compiled = core.compile_model(model, "CPU", hints)
     # one more than are computed: it is read meanwhile
     at_once = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1

@@ -1,4 +1,4 @@
-"""From what a user points at to pictures: files, folders, globs, a table, a zip. It opens none of them yet.
+"""From what a user points at to pictures: files, folders, globs, a table, a zip, addresses. It opens none of them yet.
 
 A picture that is named twice is taken once, with all that a table says of its patient.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 from melanoma.errors import DataError, UsageError, listed
 from melanoma.images.decode import SUFFIXES
 from melanoma.inference.words import Details
+from melanoma.places import as_place, files_below, is_address, is_remote, kind_of, matching, reaching, read_bytes
 
 LARGEST_BYTES = 256 * 2**20  # of one file in a zip; the largest SIIM-ISIC image has 30 MB
 MOST_IN_A_ZIP = 100_000
@@ -35,7 +36,7 @@ BLANKS = {"", "na", "n/a", "nan", "unknown", "none"}
 class Item:
     """One picture: what it is called, what gives its bytes or raises DataError, what is known of the patient.
 
-    place: where it is, the same for two names of one file.
+    place: where it is, the same for two names of one file. It can be pickled, so that another process may read it.
     """
 
     name: str
@@ -45,7 +46,9 @@ class Item:
 
 
 def find_pictures(places: Sequence[str], details: Details | None = None) -> list[Item]:
-    """List the pictures of paths: a file, a folder with all below it, a glob, a CSV, or a zip.
+    """List the pictures of places: a file, a folder with all below it, a glob, a CSV, or a zip.
+
+    Each but a zip may be an address such as s3://bucket/folder.
 
     details: for every picture; what a table says of one goes before. A place with no picture, or a row that cannot be,
     becomes an item that raises DataError when it is read, so that the others are answered. Raises UsageError without
@@ -64,10 +67,11 @@ def find_pictures(places: Sequence[str], details: Details | None = None) -> list
 def _refused(name: str, reason: str) -> Item:
     """Make an item of what cannot be read."""
 
-    def refuse() -> bytes:
-        raise DataError(reason)
+    return Item(name, partial(_refuse, reason), f"refused: {reason}")
 
-    return Item(name, refuse, f"refused: {reason}")
+
+def _refuse(reason: str) -> bytes:
+    raise DataError(reason)
 
 
 def _together(one: Item, other: Item) -> Item:
@@ -95,7 +99,9 @@ def _filled(known: Details, given: Details) -> Details:
 
 def _at(place: str) -> Iterator[Item]:
     try:
-        if Path(place).exists():
+        if is_address(place):
+            yield from _at_address(as_place(place))
+        elif Path(place).exists():
             yield from _in_path(Path(place))
         elif matches := sorted(glob.glob(place, recursive=True)):  # noqa: PTH207  a whole path, perhaps absolute
             for match in matches:
@@ -106,6 +112,21 @@ def _at(place: str) -> Iterator[Item]:
         yield _refused(place, str(error))
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         yield _refused(place, f"{place} cannot be read: {error}")
+
+
+def _at_address(path: Path) -> Iterator[Item]:
+    kind = kind_of(path)
+    if path.suffix.lower() == ".zip":
+        raise DataError(f"{path}: a zip is read on this machine only; copy it here, or unpack it there")
+    if kind == "file":
+        yield from _in_file(path)
+    elif kind == "directory":
+        yield from _in_folder(path)
+    elif matches := matching(path):
+        for match in matches:
+            yield from _in_file(match)
+    else:
+        raise DataError(f"{path} is not there: give a picture, a folder, a glob or a CSV")
 
 
 def _in_path(path: Path) -> Iterator[Item]:
@@ -125,11 +146,17 @@ def _in_file(path: Path) -> Iterator[Item]:
 
 
 def _item(path: Path, details: Details | None = None) -> Item:
-    name = os.fsencode(path).decode("utf-8", "replace")  # names of files need not be text
+    # names of files need not be text
+    name = str(path) if is_remote(path) else os.fsencode(path).decode("utf-8", "replace")
     return Item(name, partial(_bytes_of, path), str(path.resolve()), details or Details())
 
 
 def _bytes_of(path: Path) -> bytes:
+    if is_remote(path):
+        content = read_bytes(path, LARGEST_BYTES + 1)
+        if len(content) > LARGEST_BYTES:
+            raise DataError(f"{path} has over {LARGEST_BYTES >> 20} MiB and is no photograph: leave it out")
+        return content
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # reading from a pipe could take for ever
@@ -142,18 +169,31 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def _in_folder(folder: Path) -> Iterator[Item]:
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    paths = _pictures_below(folder)
     if not paths:
         raise DataError(f"{folder} holds no picture: looked for {', '.join(sorted(SUFFIXES))} in it and below")
     yield from (_item(path) for path in paths)
 
 
+def _pictures_below(folder: Path) -> list[Path]:
+    if is_remote(folder):
+        return sorted((path for path in files_below(folder) if path.suffix.lower() in SUFFIXES), key=str)
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
 # ---- a zip -----------------------------------------------------------------------------------------------------------
+
+
+class _Zip(zipfile.ZipFile):
+    """A zip that another process opens for itself."""
+
+    def __reduce__(self) -> tuple[type, tuple[str | None]]:
+        return type(self), (self.filename,)
 
 
 def _in_zip(path: Path) -> Iterator[Item]:
     try:
-        archive = zipfile.ZipFile(path)
+        archive = _Zip(path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise DataError(f"{path} is no zip file, or a damaged one: {error}") from error
     members = [one for one in archive.infolist() if Path(one.filename).suffix.lower() in SUFFIXES and not one.is_dir()]
@@ -194,11 +234,17 @@ def _in_table(path: Path) -> Iterator[Item]:
         )
     stems: dict[str, Path] | None = None
     folder = path.parent.resolve()
+    known = {str(one) for one in files_below(folder)} if is_remote(path) else None  # one request, not one a row
     for line, row in enumerate(rows, start=2):
         cells = {name.strip().lower(): (cell or "").strip() for name, cell in row.items() if name is not None}
         name, where = cells[key], f"{path}, line {line}"
-        place = path.parent / name
-        if name and not _is_file(place):
+        outside = f"{where}: {name!r:.80} lies outside the table's folder; put the pictures below it"
+        try:
+            place = path.parent / name
+        except ValueError:  # another store's address
+            yield _refused(name, outside)
+            continue
+        if name and not (_is_file(place) if known is None else str(place.resolve()) in known):
             stems = _stems(path.parent) if stems is None else stems
             place = stems.get(name, place)
         try:
@@ -207,7 +253,7 @@ def _in_table(path: Path) -> Iterator[Item]:
             if None in row:
                 raise DataError(f"{where} has more cells than the header: quote what holds a separator")
             if not place.resolve().is_relative_to(folder):
-                raise DataError(f"{where}: {name!r:.80} lies outside the table's folder; put the pictures below it")
+                raise DataError(outside)
             yield _item(place, _details(cells, where))
         except DataError as error:
             yield _refused(name or where, str(error))
@@ -222,7 +268,8 @@ def _is_file(place: Path) -> bool:
 
 def _rows(path: Path) -> list[dict[str, str]]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with reaching(path):
+            text = path.read_text(encoding="utf-8-sig")
         first = text.split("\n", 1)[0]
         separator = max(",;\t", key=first.count)
         rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator))
@@ -237,8 +284,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 def _stems(folder: Path) -> dict[str, Path]:
     """Find pictures below a folder by their names without suffix, as the competition's tables give them."""
-    paths = sorted((path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES), reverse=True)
-    return {path.stem: path for path in paths}
+    return {path.stem: path for path in reversed(_pictures_below(folder))}
 
 
 def _details(cells: dict[str, str], where: str) -> Details:
