@@ -2,9 +2,11 @@
 
     python benchmarks/parallel.py DATA
     python benchmarks/parallel.py DATA --precision float64 --optimizer sgd
+    python benchmarks/parallel.py DATA --processes 2 --pin --backbone MobileNet_0.75 --side 128
 
 Prints, for each number of processes, how far it is from one process alone. They meet on loopback, by the variables that
-JAX reads; each computes on a device of its own, which is a part of the CPU here.
+JAX reads; each computes on a device of its own, which is a part of the CPU here. With --pin each has a core of its own,
+and so has the one that is alone: the ratio of their paces is what a second core brings.
 """
 
 import argparse
@@ -35,19 +37,24 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=64, help="of the images, pixels")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument(
+        "--rate", type=float, default=1e-4, help="learning rate; at high ones rounding grows into chaos"
+    )
+    parser.add_argument("--pin", action="store_true", help="a core for each process (Linux)")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="section.key=value")
     given = parser.parse_args()
-    overrides = [
-        f"train.precision={given.precision}", f"train.optimizer={given.optimizer}", f"train.epochs={given.epochs}",
-        f"model.backbone={given.backbone}", "model.weights=none", f"train.batch_size={given.batch}",
-        f"images.size_px={given.side}", f"data.limit={given.limit}", f"train.patience={given.epochs}",
-        *given.overrides,
-    ]  # fmt: skip
+    settings = {
+        "train.precision": given.precision, "train.optimizer": given.optimizer, "train.epochs": given.epochs,
+        "train.patience": given.epochs, "train.batch_size": given.batch, "train.learning_rate": given.rate,
+        "model.backbone": given.backbone, "model.weights": "none", "images.size_px": given.side,
+        "data.limit": given.limit,
+    }  # fmt: skip
+    overrides = [*(f"{name}={value}" for name, value in settings.items()), *given.overrides]
     with tempfile.TemporaryDirectory() as folder:
-        alone = trained(given.data, Path(folder), 1, overrides)
+        alone = trained(given.data, Path(folder), 1, overrides, pin=given.pin)
         print(f"1 process: {len(alone['losses'])} steps, {told(alone)}")
         for count in given.processes:
-            together = trained(given.data, Path(folder), count, overrides)
+            together = trained(given.data, Path(folder), count, overrides, pin=given.pin)
             pairs = list(zip(alone["losses"], together["losses"], strict=True))
             apart = [abs(one - other) / abs(one) for one, other in pairs]
             if "VERBOSE" in os.environ:
@@ -56,11 +63,14 @@ def main() -> None:
             print(
                 f"{count} processes: {told(together)}; first {STEPS} losses up to {max(apart[:STEPS]):.1e} apart "
                 f"(relative), all {max(apart):.1e}; AUC up to {auc:.1e} apart, at the end "
-                f"{abs(alone['auc'][-1] - together['auc'][-1]):.1e}"
+                f"{abs(alone['auc'][-1] - together['auc'][-1]):.1e}; {together['pace'][-1] / alone['pace'][-1]:.2f} "
+                "times the pace"
             )
 
 
-def trained(data: Path, folder: Path, count: int, overrides: list[str], devices: int = 1) -> dict[str, Any]:
+def trained(
+    data: Path, folder: Path, count: int, overrides: list[str], devices: int = 1, *, pin: bool = False
+) -> dict[str, Any]:
     """Train by so many processes of so many devices; return the losses of all steps, and each epoch's AUC and pace."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -79,7 +89,11 @@ def trained(data: Path, folder: Path, count: int, overrides: list[str], devices:
         quiet = None if number == 0 and "VERBOSE" in os.environ else subprocess.DEVNULL
         started.append(
             subprocess.Popen(
-                [*command, *(["--devices", str(devices)] if count * devices > 1 else [])],
+                [
+                    *(["taskset", "-c", str(number)] if pin else []),
+                    *command,
+                    *(["--devices", str(devices)] if count * devices > 1 else []),
+                ],
                 env=environment,
                 stdout=quiet,
                 stderr=quiet,
