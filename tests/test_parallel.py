@@ -104,7 +104,10 @@ def wait_for(file: Path, text: str, process: subprocess.Popen[str]) -> None:
 # ---- what is computed --------------------------------------------------------------------------------------------
 
 
-SETTINGS = [*TINY, *EXACT, "augment.brightness=0.1", "model.dropout=0.2", "model.metadata=true"]
+SETTINGS = [
+    *(*TINY, *EXACT, "augment.brightness=0.1", "model.dropout=0.2", "model.metadata=true", "model.hidden_share=0.3"),
+    *("train.averaging=0.9", "balance.method=weights"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,8 @@ def join(devices: int) -> None:
     team.devices, team.distribution = len(chosen), distribution
     if not team.leads:
         console.quiet = True
-    note(f"training on {len(chosen)} devices ({chosen[0].device_kind}) of {processes} processes")
+    on = f"{len(chosen)} device{'s' * (len(chosen) > 1)} ({chosen[0].device_kind})"
+    note(f"training on {on} of {processes} process{'es' * (processes > 1)}")
 
 
 def _find_the_others(devices: int) -> None:
@@ -126,7 +127,7 @@ def leave() -> None:
     if team.processes > 1:
         jax.distributed.shutdown()
         ctypes.CDLL(None).signal(signal.SIGABRT, signal.SIG_DFL)
-    team.devices = 1
+    team.processes = team.devices = 1
 
 
 class _Dealt(keras.distribution.DataParallel):  # type: ignore[misc]
