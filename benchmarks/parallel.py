@@ -23,6 +23,7 @@ from typing import Any
 import pandas as pd
 
 STEPS = 20  # whose losses are compared
+LONGEST_SECONDS = 1200
 
 
 def main() -> None:
@@ -99,7 +100,7 @@ def trained(
                 stderr=quiet,
             )
         )
-    if any(code != 0 for code in [process.wait() for process in started]):
+    if any(code != 0 for code in [process.wait(LONGEST_SECONDS) for process in started]):
         raise SystemExit(f"{shown(command)} failed; VERBOSE=1 shows what it says")
     history = pd.read_csv(folder / name / "fold-0" / "history.csv")
     losses = json.loads((folder / f"{name}.json").read_text())

@@ -189,7 +189,9 @@ def holding(run: Run) -> AbstractContextManager[None]:
 def reopen(run: Run, settings: Settings) -> Prepared:
     """Prepare a run's data, or find it prepared; raises MelanomaError where the tables changed since the run began."""
     with team.leading():
-        return _reopened(run, settings)
+        prepared = _reopened(run, settings)
+    team.meet()
+    return prepared
 
 
 def _reopened(run: Run, settings: Settings) -> Prepared:

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +58,14 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def started(*arguments: str, processes: int = 2, job: dict[str, str] | None = None) -> list[subprocess.Popen[str]]:
-    """Start the command in several processes that meet on loopback. job: what a scheduler would have set."""
-    plain = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": str(processes)}
+def started(
+    *arguments: str, job: dict[str, str] | None = None, folders: Sequence[Path | None] = (None, None)
+) -> list[subprocess.Popen[str]]:
+    """Start the command in several processes that meet on loopback, each in a folder.
+
+    job: what a scheduler would have set.
+    """
+    plain = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": str(len(folders))}
     command = [sys.executable, "-m", "melanoma", *arguments, "--devices", "1"]
     return [
         subprocess.Popen(
@@ -69,8 +74,9 @@ def started(*arguments: str, processes: int = 2, job: dict[str, str] | None = No
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            cwd=folder,
         )
-        for number in range(processes)
+        for number, folder in enumerate(folders)
     ]
 
 
@@ -118,7 +124,7 @@ def alone(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     return found
 
 
-@pytest.mark.parametrize(("processes", "devices"), [(1, 2), (2, 1), (4, 1)])
+@pytest.mark.parametrize(("processes", "devices"), [(1, 2), (2, 1), (2, 2), (4, 1)])
 def test_many_devices_lose_what_one_does_in_every_step(
     drawn: Path, tmp_path: Path, alone: dict[str, Any], processes: int, devices: int
 ) -> None:
@@ -162,7 +168,7 @@ def test_a_run_whose_processes_are_stopped_and_killed_ends_with_the_weights_of_o
         processes[victim].kill()
         code, _, said = ended(processes)[1 - victim]
         assert code == 1
-        assert "melanoma: another process of this training ended or cannot be reached" in said
+        assert "another process of this training ended or cannot be reached" in said
         assert "melanoma resume" in said
         assert "Traceback" not in said
 
@@ -172,6 +178,25 @@ def test_a_run_whose_processes_are_stopped_and_killed_ends_with_the_weights_of_o
     one, other = state_of(tmp_path / "whole"), state_of(run)
     assert one.keys() == other.keys()
     assert all((one[name] == other[name]).all() for name in one)
+
+
+def test_a_process_that_cannot_see_the_run_ends_all_with_the_reason(drawn: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    arguments = training(drawn, Path("runs"), "unseen")
+    first, second = ended(started(*arguments, folders=[tmp_path, tmp_path / "elsewhere"]))
+    assert (first[0], second[0]) == (1, 1)
+    assert "process 1 of 2: runs/unseen is not seen here: --runs must lie on a file system that all" in second[2]
+    assert "another process of this training ended" in first[2]
+
+
+def test_where_the_first_process_is_killed_while_it_prepares_the_others_say_so(drawn: Path, tmp_path: Path) -> None:
+    processes = started(*training(drawn, tmp_path, "killed"))
+    wait_for(tmp_path / "killed" / "config.toml", "", processes[0])
+    processes[0].kill()
+    code, _, said = ended(processes)[1]
+    assert code == 1
+    assert "another process of this training ended" in said
+    assert "Traceback" not in said
 
 
 def test_where_the_first_process_cannot_begin_the_others_end_too(drawn: Path, tmp_path: Path) -> None:
@@ -192,7 +217,9 @@ def test_where_the_first_process_cannot_begin_the_others_end_too(drawn: Path, tm
         ("0", {}, "--devices is 1 or more, not 0"),
         ("2", {"KERAS_BACKEND": "torch"}, "Keras runs on torch: set KERAS_BACKEND=jax"),
         ("1", {"JAX_NUM_PROCESSES": "2"}, "JAX_NUM_PROCESSES is set without JAX_COORDINATOR_ADDRESS, JAX_PROCESS_ID"),
-        ("1", {"JAX_PROCESS_ID": "first"}, "JAX_PROCESS_ID is a number, not 'first'"),
+        ("1", {"JAX_PROCESS_ID": "first"}, "JAX_PROCESS_ID is set without JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES"),
+        ("1", {"PMI_SIZE": "two", "PMI_RANK": "0"}, "PMI_SIZE is a number, not 'two'"),
+        ("1", {"PMI_SIZE": "2", "PMI_RANK": "0"}, "this job has several processes, and JAX does not find the first"),
     ],
 )
 def test_what_cannot_be_trained_on_is_said_before_anything_is_written(
@@ -207,6 +234,28 @@ def test_what_cannot_be_trained_on_is_said_before_anything_is_written(
 
 
 # ---- shares ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("job", "devices", "own"),
+    [
+        ({}, 2, None),
+        ({"SLURM_LOCALID": "1"}, 2, [2, 3]),
+        ({"OMPI_COMM_WORLD_LOCAL_RANK": "3"}, 1, [3]),
+        ({"SLURM_LOCALID": "1", "CUDA_VISIBLE_DEVICES": "GPU-5"}, 1, [0]),
+        ({"SLURM_LOCALID": "1", "JAX_LOCAL_DEVICE_IDS": "0,1"}, 2, None),
+    ],
+)
+def test_processes_of_one_machine_take_different_devices(
+    job: dict[str, str], devices: int, own: list[int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from melanoma.training.parallel import _devices_here
+
+    for name in ("SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "CUDA_VISIBLE_DEVICES", "JAX_LOCAL_DEVICE_IDS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in job.items():
+        monkeypatch.setenv(name, value)
+    assert _devices_here(devices) == own
 
 
 @pytest.mark.parametrize("count", [1, 6, 7, 8, 32])

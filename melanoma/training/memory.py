@@ -77,7 +77,7 @@ def bytes_per_image(model: Any) -> int:
     if inside:
         return sum(bytes_per_image(layer) for layer in inside)
     outputs = getattr(model, "output", [])
-    itemsize = 2 if str(model.compute_dtype).endswith("16") else 4
+    itemsize = {"16": 2, "64": 8}.get(str(model.compute_dtype)[-2:], 4)
     return sum(math.prod(one.shape[1:]) * itemsize for one in (outputs if isinstance(outputs, list) else [outputs]))
 
 

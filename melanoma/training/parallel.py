@@ -23,9 +23,13 @@ from melanoma.models.backend import BACKEND, keras
 from melanoma.training.progress import console, note
 from melanoma.training.team import LOST_TOLD, team
 
-DEVICE_IDS = "JAX_LOCAL_DEVICE_IDS"  # which devices of the machine are this process', where several share them
-# How a job without SLURM, MPI or Kubernetes says who is who; the address is the first process', host:port.
+# How a job says who is who where JAX does not find it; the address is the first process', host:port. Open MPI 5, MPICH
+# and Intel MPI tell the numbers, but no address.
 ADDRESS, PROCESSES, PROCESS = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+MPI_NUMBERS = (("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"), ("PMI_SIZE", "PMI_RANK"))
+SILENT_SECONDS = 30  # after which a process counts as lost, where no connection breaks before
+# this process among those of its machine, and which of the machine's devices are its own
+LOCAL_RANKS, DEVICE_IDS = ("SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID"), "JAX_LOCAL_DEVICE_IDS"
 FRAME = "random_view"  # the layer whose images are dealt out to the devices
 
 
@@ -64,57 +68,78 @@ def join(devices: int) -> None:
 
 
 def _find_the_others(devices: int) -> None:
-    """Meet the other processes of the job; without a job that JAX knows there are none."""
+    """Meet the other processes of the job; without a job there are none."""
     import jax
 
-    numbers = {}
-    for name in (PROCESSES, PROCESS):
-        text = os.environ.get(name, "")
-        if text and not text.isdecimal():
-            raise UsageError(f"{name} is a number, not {text!r:.40}")
-        numbers[name] = int(text) if text else None
     plain = [name for name in (ADDRESS, PROCESSES, PROCESS) if os.environ.get(name)]
-    if 0 < len(plain) < 3 and plain != [ADDRESS]:  # the address alone may go with SLURM's numbers
+    if 0 < len(plain) < 3 and plain != [ADDRESS]:  # the address alone may go with another's numbers
         missing = {ADDRESS, PROCESSES, PROCESS} - set(plain)
         raise UsageError(f"{', '.join(plain)} is set without {', '.join(sorted(missing))}: set all three")
+    pairs = ((_number(size), _number(rank)) for size, rank in ((PROCESSES, PROCESS), *MPI_NUMBERS))
+    processes, process = next((pair for pair in pairs if None not in pair), (None, None))
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM, which asks for a stop
     try:
         jax.distributed.initialize(
-            num_processes=numbers[PROCESSES],
-            process_id=numbers[PROCESS],
-            # a process of SLURM or Open MPI would see one device alone
-            local_device_ids=list(range(devices)) if devices > 1 and DEVICE_IDS not in os.environ else None,
+            num_processes=processes,
+            process_id=process,
+            local_device_ids=_devices_here(devices),
+            heartbeat_timeout_seconds=SILENT_SECONDS,
         )
     except ValueError as error:
-        if "coordinator_address should be defined" in str(error):
-            return
-        raise UsageError(f"the job's processes cannot be told apart: {error}") from error
+        if "coordinator_address should be defined" not in str(error):
+            raise UsageError(f"the job's processes cannot be told apart: {error}") from error
+        if (processes or 1) > 1 or "JOB_COMPLETION_INDEX" in os.environ:  # MPI, an indexed job of Kubernetes
+            raise UsageError(
+                f"this job has several processes, and JAX does not find the first one: set {ADDRESS}, {PROCESSES} and "
+                f"{PROCESS} in each; on Kubernetes pip install 'jax[k8s]' may do"
+            ) from error
+        return
     except RuntimeError as error:
         if "must be called before" in str(error) and not plain:  # JAX was at work before, alone
             return
         raise MelanomaError(
             f"the other processes of this job cannot be reached: {str(error).splitlines()[0]}"
         ) from error
-    _tell_of_an_abort()
+    _when_aborted(_tell)
 
 
-_kept: list[Any] = []  # C calls it: it must not be collected
+def _number(name: str) -> int | None:
+    """Read a number that a job has set; raises UsageError for anything else."""
+    text = os.environ.get(name, "")
+    if text and not text.isdecimal():
+        raise UsageError(f"{name} is a number, not {text!r:.40}")
+    return int(text) if text else None
 
 
-def _tell_of_an_abort() -> None:
-    """Say in our words why a process ends: where another is lost, JAX calls abort() from a thread of its own."""
+def _devices_here(devices: int) -> list[int] | None:
+    """Number the GPUs that are this process' among those of its machine; None where JAX is to choose."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if DEVICE_IDS in os.environ:
+        return None
+    if visible and len(visible.split(",")) == devices:  # the job has dealt them out
+        return list(range(devices))
+    rank = next((one for one in map(_number, LOCAL_RANKS) if one is not None), None)
+    return None if rank is None else list(range(rank * devices, (rank + 1) * devices))
+
+
+_handlers: list[Any] = []  # C calls them: they must not be collected
+
+
+def _when_aborted(handler: Callable[[int], None] | None) -> None:
+    """Set what is done on SIGABRT, None for the system's own: where another is lost, JAX aborts in its own thread."""
     if sys.platform == "win32":
         return
-
-    def aborted(number: int) -> None:
-        os.write(2, f"melanoma: {LOST_TOLD}\n".encode())
-        os._exit(MelanomaError.exit_code)
-
-    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted)
-    _kept.append(handler)
     library = ctypes.CDLL(None)
     library.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
-    library.signal(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
+    made = ctypes.CFUNCTYPE(None, ctypes.c_int)(handler) if handler else None
+    _handlers.append(made)
+    library.signal(signal.SIGABRT, ctypes.cast(made, ctypes.c_void_p) if made else None)
+
+
+def _tell(number: int) -> None:
+    """Say in our words why this process ends."""
+    os.write(2, f"melanoma: this process was aborted; mostly, {LOST_TOLD}\n".encode())
+    os._exit(MelanomaError.exit_code)
 
 
 def leave() -> None:
@@ -126,7 +151,7 @@ def leave() -> None:
     team.distribution = None
     if team.processes > 1:
         jax.distributed.shutdown()
-        ctypes.CDLL(None).signal(signal.SIGABRT, signal.SIG_DFL)
+        _when_aborted(None)
     team.processes = team.devices = 1
 
 
@@ -190,13 +215,13 @@ def scored_together(classifier: Any, batch_size: int) -> Callable[[Batches], NDA
 
     def score(batches: Batches) -> NDArray[np.float32]:
         parts = np.array_split(np.arange(len(batches.rows)), team.processes)
-        found = np.zeros((max(map(len, parts)), 1), np.float32)
+        found = np.zeros((max(map(len, parts)), 1), keras.config.floatx())
         weights = [here(one) for one in classifier.trainable_variables]
         others = [here(one) for one in classifier.non_trainable_variables]
         at = 0
         for inputs, targets in replace(batches, batch_size=size).ahead(parts[team.process]):
             padded = [np.resize(values, (size, *values.shape[1:])) for values in inputs]
-            given = padded if len(padded) > 1 else padded[0]
+            given = jax.device_put(padded if len(padded) > 1 else padded[0], dealt)
             found[at : at + len(targets)] = np.asarray(answer(weights, others, given))[: len(targets)]
             at += len(targets)
         every = process_allgather(found) if team.processes > 1 else found[None]

@@ -60,6 +60,20 @@ class Team:
             return text
         return str(global_state.client.blocking_key_value_get(key, LONGEST_WAIT_MS))
 
+    def meet(self) -> None:
+        """Wait for all processes: JAX connects them where they first compute together, and gives up soon."""
+        if self.processes > 1:
+            from jax._src.distributed import global_state
+
+            global_state.client.wait_at_barrier(f"melanoma/{next(self._numbers)}", LONGEST_WAIT_MS)
+
+    def check_same(self, seen: str, what: str) -> None:
+        """Raise MelanomaError where this process sees something else than the first one does."""
+        if self.told(seen) != seen:
+            raise MelanomaError(
+                f"{what} is not what the first process sees there: start all again, with melanoma resume"
+            )
+
     @contextmanager
     def leading(self) -> Iterator[None]:
         """Let the first process do something before the others do it; where it fails, they end too."""
@@ -118,4 +132,4 @@ def telling() -> Iterator[None]:
     except (ValueError, RuntimeError) as error:
         if team.processes == 1 or not any(sign in str(error) for sign in LOST):
             raise
-        raise MelanomaError(LOST_TOLD) from error
+        raise MelanomaError(f"{LOST_TOLD} ({str(error).splitlines()[0]})") from error

@@ -53,7 +53,9 @@ def train_fold(  # noqa: PLR0912, PLR0915  one straight line
     Goes on where an earlier attempt stopped. Raises Interrupted after saving where the user asked for a stop,
     DataError where a class is absent in training, MelanomaError where the loss is no longer a number.
     """
-    if read_position(run.state(fold)).finished:
+    standing = read_position(run.state(fold))
+    team.check_same(f"epoch {standing.epoch}, step {standing.step}", str(run.state(fold)))
+    if standing.finished:
         return
     if training["target"].nunique() < 2:
         raise DataError(f"fold {fold} has only one class among its {len(training):,} training rows: nothing to learn")
@@ -305,14 +307,14 @@ def _with_augmentation(classifier: Any, settings: Settings, seed: int, diagnoses
         kind = HalvingModel
     inputs, given = image, x
     if settings.model.metadata:
-        metadata = keras.Input(classifier.inputs[1].shape[1:], name="metadata", dtype="float32")
+        metadata = keras.Input(classifier.inputs[1].shape[1:], name="metadata", dtype=keras.config.floatx())
         inputs, given = [image, metadata], [x, metadata]
     if not diagnoses:
         return kind(inputs, classifier(given))
     told = keras.Model(classifier.inputs, [classifier.output, classifier.get_layer("features").output])
     probability, features = told(given)
-    named = keras.layers.Dense(diagnoses, activation="softmax", dtype="float32", name="diagnosis")(features)
-    both = keras.layers.Concatenate(dtype="float32", name="both")([probability, named])
+    named = keras.layers.Dense(diagnoses, activation="softmax", dtype=keras.config.floatx(), name="diagnosis")(features)
+    both = keras.layers.Concatenate(dtype=keras.config.floatx(), name="both")([probability, named])
     return kind(inputs, both)
 
 
