@@ -57,7 +57,7 @@ def answer_pictures(
     becomes an answer.
     """
     items = find_pictures(places, details)
-    _keep_inputs([*places, *(item.place for item in items)], [out] if out else [])
+    _keep_inputs([*(str(as_place(place).resolve()) for place in places), *(item.place for item in items)], [out])
     predictor = Predictor(model, precision=precision, views=views, few=len(items) <= FEW)
     if spread is None:
         answers = _stream(predictor, items)
@@ -69,11 +69,10 @@ def answer_pictures(
     return predictor, _counted(answers, len(items), counting if len(items) > FEW else None)
 
 
-def _keep_inputs(read: Sequence[str], written: Sequence[Path]) -> None:
-    """Raise UsageError where what is to be written would replace something that is read."""
-    places = {str(as_place(place).resolve()) for place in read}
+def _keep_inputs(read: Sequence[str], written: Sequence[Path | None]) -> None:
+    """Raise UsageError where what is to be written would replace something that is read. read: resolved places."""
     for path in written:
-        if str(path.resolve()) in places:
+        if path is not None and str(path.resolve()) in read:
             raise UsageError(f"{path} is one of the things that are read: give another --out")
 
 
