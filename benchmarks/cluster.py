@@ -10,23 +10,21 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
-from itertools import chain
 
 import turns
 
-from melanoma.cluster import QUIET, Sent, spreading
-from melanoma.data.workers import InOrder
-from melanoma.inference.elsewhere import Asked, answer_batches, batches, checked, names_of, packed
+from melanoma.answer import answering
+from melanoma.cluster import QUIET, spreading
 from melanoma.inference.inputs import Item, find_pictures
 from melanoma.inference.predict import Predictor
 from melanoma.inference.words import Answer
 from melanoma.machine import limit_cores
+from melanoma.parts import Answering
 
 WARM = 128  # pictures before the clock starts: several tasks for each worker
-Answering = Callable[[Sequence[Item]], Iterator[Answer]]
 running = ExitStack()  # Ray, as long as this process
 
 
@@ -43,14 +41,6 @@ def on_ray(options: argparse.Namespace, workers: int) -> turns.Work:
     spread = running.enter_context(spreading("ray", None))
     assert spread is not None
     return timed(items, answering(predictor, spread))
-
-
-def answering(predictor: Predictor, spread: InOrder) -> Answering:
-    """Return what answers for pictures on Ray."""
-    choice = predictor.choice
-    asked = Asked(predictor.bundle.sha256, choice.engine, choice.precision, None, predictor.few)
-    work = partial(answer_batches, asked=asked, fetch=Sent(packed(predictor.bundle)).fetch)
-    return lambda some: checked(some, chain.from_iterable(spread(work, batches(some, predictor), names_of)))
 
 
 def timed(items: Sequence[Item], answer: Answering) -> turns.Work:

@@ -4,7 +4,7 @@ import csv
 import json
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -19,12 +19,13 @@ from melanoma.cluster import Sent
 from melanoma.data.workers import InOrder
 from melanoma.errors import UsageError, printable
 from melanoma.files import replacing, write_bytes
+from melanoma.inference.bundle import code_hash
 from melanoma.inference.elsewhere import Asked, answer_batches, batches, checked, names_of, packed
 from melanoma.inference.inputs import Item, find_pictures
 from melanoma.inference.predict import FEW, Predictor
 from melanoma.inference.words import ERROR, Answer, Details, in_percent
-from melanoma.parts import in_parts, remove_parts
-from melanoma.places import is_address
+from melanoma.parts import Answering, in_parts, remove_parts
+from melanoma.places import as_place
 
 if TYPE_CHECKING:  # to answer needs none of what draws
     from melanoma.inference.explain import Explanation
@@ -47,25 +48,31 @@ def answer_pictures(
     out: Path | None = None,
     counting: Counting | None = None,
     spread: InOrder | None = None,
-) -> tuple[Predictor, Iterator[Answer]]:
+) -> tuple[Predictor, Generator[Answer]]:
     """Answer for all pictures of some places, in their order; the predictor comes along, as it knows the model.
 
-    out: a file that will be written: it may be none of those that are read. spread: what works on them elsewhere; with
+    out: a file that will be written: it may be none of those that are read. spread: Ray's, to work on them there; with
     `out` their answers are kept in parts beside it until that is whole. Raises UsageError without a place,
-    ModelError as Predictor does; a bad picture, or a place with none, becomes an answer.
+    ModelError as Predictor does, UnreachableError where a store cannot be reached; a bad picture, or a place with none,
+    becomes an answer.
     """
     items = find_pictures(places, details)
-    _keep_inputs([*places, *(item.place for item in items)], [out] if out else [])
+    _keep_inputs([*(str(as_place(place).resolve()) for place in places), *(item.place for item in items)], [out])
     predictor = Predictor(model, precision=precision, views=views, few=len(items) <= FEW)
-    answers = _stream(predictor, items) if spread is None else _from_elsewhere(predictor, items, spread, views, out)
+    if spread is None:
+        answers = _stream(predictor, items)
+    elif out is None:
+        answers = answering(predictor, spread, views)(items)
+    else:
+        question = {**asdict(_asked(predictor, views)), "code": code_hash()}
+        answers = in_parts(out, items, question, answering(predictor, spread, views))
     return predictor, _counted(answers, len(items), counting if len(items) > FEW else None)
 
 
-def _keep_inputs(read: Sequence[str], written: Sequence[Path]) -> None:
-    """Raise UsageError where what is to be written would replace something that is read."""
-    places = {place if is_address(place) else str(Path(place).resolve()) for place in read}
+def _keep_inputs(read: Sequence[str], written: Sequence[Path | None]) -> None:
+    """Raise UsageError where what is to be written would replace something that is read. read: resolved places."""
     for path in written:
-        if str(path.resolve()) in places:
+        if path is not None and str(path.resolve()) in read:
             raise UsageError(f"{path} is one of the things that are read: give another --out")
 
 
@@ -76,10 +83,12 @@ def print_answers(
     prevalence: float | None = None,
     as_json: bool = False,
     out: Path | None = None,
+    parts: bool = False,
 ) -> int:
     """Print answers as they come, and write them to `out`, a .csv or .jsonl, where given. Return how many failed.
 
-    prevalence: the share of melanomas that was asked for; without it the model's own is told with the answers.
+    prevalence: the share of melanomas that was asked for; without it the model's own is told with the answers. parts:
+    whether the answers come by parts beside `out`, which are removed when it is whole.
     `out` appears whole at the end, or not at all. Raises UsageError where it is of another kind, MelanomaError where
     it cannot be written: before anything is answered.
     """
@@ -96,7 +105,7 @@ def print_answers(
             write(row)
             counts[one.status] += 1
             remarks |= dict.fromkeys(one.remarks)
-    if out is not None:
+    if out is not None and parts:
         remove_parts(out)
     if not as_json:
         print(f"\n{summary(predictor, counts, list(remarks), prevalence)}")
@@ -166,22 +175,24 @@ def _stream(predictor: Predictor, items: Sequence[Item]) -> Iterator[Answer]:
     return predictor.stream((item.name, item.read, item.details) for item in items)
 
 
-def _from_elsewhere(
-    predictor: Predictor, items: Sequence[Item], spread: InOrder, views: int | None, out: Path | None
-) -> Iterator[Answer]:
-    """Answer for pictures by what works elsewhere; with `out` in parts, which an interrupted command goes on after."""
-    asked = Asked(predictor.bundle.sha256, predictor.choice.engine, predictor.choice.precision, views, predictor.few)
-    model = Sent(packed(predictor.bundle))
+def answering(predictor: Predictor, spread: InOrder, views: int | None = None) -> Answering:
+    """Return what answers for pictures, in their order, on Ray's workers. spread: Ray's; the model goes there now."""
+    fetch = Sent(packed(predictor.bundle)).fetch
+    work = partial(answer_batches, asked=_asked(predictor, views), fetch=fetch)
 
-    def answering(some: Sequence[Item]) -> Iterator[Answer]:
-        work = partial(answer_batches, asked=asked, fetch=model.fetch)
-        answers = spread(work, batches(some, predictor), names_of)
-        return checked(some, chain.from_iterable(answers))
+    def in_order(items: Sequence[Item]) -> Iterator[Answer]:
+        answers = spread(work, batches(items, predictor), names_of)
+        return checked(items, chain.from_iterable(answers))
 
-    return answering(items) if out is None else in_parts(out, items, asdict(asked), answering)
+    return in_order
 
 
-def _counted(answers: Iterator[Answer], count: int, counting: Counting | None) -> Iterator[Answer]:
+def _asked(predictor: Predictor, views: int | None) -> Asked:
+    choice = predictor.choice
+    return Asked(predictor.bundle.sha256, choice.engine, choice.precision, views, predictor.few)
+
+
+def _counted(answers: Iterator[Answer], count: int, counting: Counting | None) -> Generator[Answer]:
     if counting is None:
         yield from answers
         return

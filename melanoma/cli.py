@@ -7,6 +7,7 @@ import json as json_format
 import shlex
 import signal
 import sys
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,8 +21,10 @@ from melanoma.files import read_json
 from melanoma.options import (
     Address,
     Age,
+    Blended,
     Data,
     Devices,
+    Drawn,
     Json,
     Judged,
     Model,
@@ -32,10 +35,13 @@ from melanoma.options import (
     Prevalence,
     Recipe,
     RunFolder,
+    RunOrFile,
     Runs,
     Sex,
     Site,
     Views,
+    here,
+    here_or_hub,
 )
 
 _resumable: list[Path] = []  # the run at work: an interrupt tells how to go on with it
@@ -208,7 +214,10 @@ def export(
     *,
     to: Annotated[
         str | None,
-        Parameter(help="Where the bundle goes as well: a folder, or hf://owner/name on the Hugging Face hub."),
+        Parameter(
+            converter=here_or_hub,
+            help="Where the bundle goes as well: a folder, or hf://owner/name on the Hugging Face hub.",
+        ),
     ] = None,
 ) -> None:
     """Write trained networks as a bundle that answers without a deep-learning framework, and judge it.
@@ -238,16 +247,19 @@ def export(
 
 @app.command
 def evaluate(
-    run: Annotated[Path, Parameter(help="A run's folder; or, with --data, a CSV of anybody's held-out predictions.")],
+    run: RunOrFile,
     /,
     *,
     data: Annotated[
-        Path | None, Parameter(help="For a CSV: the dataset folder whose train.csv holds its images and the truth.")
+        Path | None,
+        Parameter(converter=here, help="For a CSV: the dataset folder whose train.csv holds its images and the truth."),
     ] = None,
     sizes: Annotated[
         Path | None, Parameter(help="For a CSV: image_name, width, height of the originals, pixels.")
     ] = None,
-    out: Annotated[Path | None, Parameter(help="For a CSV: the folder of the report. Default: beside it.")] = None,
+    out: Annotated[
+        Path | None, Parameter(converter=here, help="For a CSV: the folder of the report. Default: beside it.")
+    ] = None,
     overrides: Overrides = None,
     json: Json = False,
 ) -> None:
@@ -288,7 +300,7 @@ def submit(
     runs: Annotated[list[Path], Parameter(help="A run's folder; several are blended.")],
     /,
     *,
-    out: Annotated[Path, Parameter(help="With several runs: the file to write.")] = Path("submission.csv"),
+    out: Blended = Path("submission.csv"),
     json: Json = False,
 ) -> None:
     """Check and write the competition's submission.csv; of several runs, the blend that did best out of fold."""
@@ -343,7 +355,10 @@ def predict(
         predictor, answers = answer_pictures(
             pictures, model, details, views=views, precision=precision, out=out, counting=_counting, spread=spread
         )
-        failed = print_answers(predictor, answers, prevalence=prevalence, as_json=json, out=out)
+        with closing(answers):  # while Ray is there
+            failed = print_answers(
+                predictor, answers, prevalence=prevalence, as_json=json, out=out, parts=spread is not None
+            )
     if failed:
         raise DataError(f"{failed:,} of the pictures could not be read; see above")
 
@@ -354,9 +369,7 @@ def explain(
     /,
     *,
     model: Model = None,
-    out: Annotated[Path, Parameter(help="The PNG to write; the map as an array goes beside it, as .npy.")] = Path(
-        "explanation.png"
-    ),
+    out: Drawn = Path("explanation.png"),
     age: Age = None,
     sex: Sex = None,
     site: Site = None,
@@ -396,7 +409,7 @@ def download(
     source: Annotated[
         Literal["kaggle", "isic"], Parameter(help="kaggle: the SIIM-ISIC 2020 competition. isic: the ISIC Archive.")
     ],
-    folder: Annotated[Path, Parameter(help="Where the dataset goes.")],
+    folder: Annotated[Path, Parameter(converter=here, help="Where the dataset goes.")],
     /,
     *,
     collection: Annotated[int, Parameter(help="ISIC Archive: the collection; 70 is the 2020 challenge.")] = 70,

@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
-from pathlib import Path
 from typing import Any, Generic
 
 import cv2
@@ -29,8 +28,9 @@ CHUNK_SECONDS = 0.5  # the way there and back takes some 5 ms
 WAITING = 3  # tasks a core that are under way, wait for their turn or for an earlier one: bounds the memory
 RETRIES = 3  # of a task whose worker or node is lost: whoever loses that many is to blame itself
 KNOCK_SECONDS = 10.0
-# nobody is told that it is used, and what it prints of lost nodes, on standard output, is not taken for an answer
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
+# read when Ray is imported: nobody is told that it is used, and what it prints of lost nodes, on standard output, is
+# not taken for an answer; what runs out of memory is not tried for ever, on no cluster
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": ".", "RAY_task_oom_retries": str(RETRIES)}
 PATIENCE_SECONDS = 60.0  # without a single core: an autoscaler may be bringing one
 
 
@@ -55,7 +55,7 @@ def spreading(on: str | None, address: str | None) -> Iterator[InOrder | None]:
         import ray
     except ImportError as error:
         raise MissingExtraError("ray", "ray") from error
-    own = {"num_cpus": cores(), "include_dashboard": False, "_system_config": {"task_oom_retries": RETRIES}}
+    own = {"num_cpus": cores(), "include_dashboard": False}
     before = signal.getsignal(signal.SIGTERM)
     try:
         if address is not None:
@@ -77,13 +77,14 @@ def in_order(
 ) -> Generator[Answer]:
     """Work on chunks of items on every core of the cluster, and give the answers in the order of the items.
 
-    As `workers.in_order`, of which it is the counterpart. A chunk whose worker or node is lost goes to another one.
+    As `workers.in_order`, of which it is the counterpart; paths among the items are absolute, as another machine may
+    have no such folder as this process works in. A chunk whose worker or node is lost goes to another one.
     Raises what the work raises, MelanomaError where a chunk loses its worker again and again, or no core is left.
     """
     import ray
 
     remote = ray.remote(num_cpus=1, max_retries=RETRIES)(_do)
-    shared = ray.put((work, str(Path.cwd()), code_hash()))
+    shared = ray.put((work, code_hash()))
     waiting: deque[tuple[Any, Sequence[Item]]] = deque()
     at, size = 0, 1
     try:
@@ -98,7 +99,7 @@ def in_order(
             size = next_size(len(chunk), seconds, CHUNK_SECONDS)
             yield from answers
     finally:
-        for reference, _ in waiting:
+        for reference, _ in waiting if ray.is_initialized() else ():  # to cancel anything would start Ray again
             with suppress(Exception):  # the cluster may be gone
                 ray.cancel(reference)
 
@@ -166,12 +167,12 @@ class Sent(Generic[Item]):
 # ---- in a worker -----------------------------------------------------------------------------------------------------
 
 
-def _do(shared: tuple[Any, str, str], chunk: list[Any]) -> tuple[list[Any] | Exception, float]:
+def _do(shared: tuple[Any, str], chunk: list[Any]) -> tuple[list[Any] | Exception, float]:
     """Work on a chunk on one core; what the work raises is given back, to be raised where it is waited for."""
-    work, folder, code = shared
+    work, code = shared
     started = time.perf_counter()
     try:
-        _settle(folder, code)
+        _settle(code)
         return work(chunk), time.perf_counter() - started
     except Exception as error:  # raised again by the driver
         error.add_note(traceback.format_exc())
@@ -179,11 +180,9 @@ def _do(shared: tuple[Any, str, str], chunk: list[Any]) -> tuple[list[Any] | Exc
 
 
 @cache
-def _settle(folder: str, code: str) -> None:
-    """Make this process a worker: of the same package, with a core of its own, where relative paths begin."""
+def _settle(code: str) -> None:
+    """Make this process a worker: of the same package, with a core of its own."""
     if code_hash() != code:
         raise MelanomaError(f"{platform.node()} has another version of this package: install the same on every node")
     limit_cores(1)
     cv2.setNumThreads(1)
-    with suppress(OSError):  # another machine may have no such folder, and need none
-        os.chdir(folder)

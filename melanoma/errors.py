@@ -38,6 +38,10 @@ class DataError(MelanomaError):
         self.details = list(details)
 
 
+class UnreachableError(MelanomaError):
+    """A store that gives no answer or no access now, and so says nothing of what is kept there."""
+
+
 class UsageError(MelanomaError):
     """A setting or an argument that cannot be."""
 

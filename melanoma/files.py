@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from melanoma.errors import DataError, MelanomaError, WriteError
-from melanoma.places import is_remote, reason
+from melanoma.places import is_remote, reaching, reason
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -66,6 +66,7 @@ def _putting(path: Path) -> Iterator[Path]:
     try_out = path.with_name(f"{ASIDE}{path.name}")
     with _storing(path):  # before the work: may anything be written there?
         try_out.write_bytes(b"melanoma")
+    with suppress(Exception):  # whoever may write need not be one who may remove
         try_out.unlink()
     with tempfile.TemporaryDirectory(prefix=ASIDE) as folder:
         aside = Path(folder, path.name)
@@ -235,8 +236,8 @@ def read_arrays(file: IO[bytes], size: int) -> "dict[str, NDArray[Any]]":
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    with path.open("rb") as file:
+    """Return the SHA-256 of a file in hexadecimal; at an address, raises as `reaching`."""
+    with reaching(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

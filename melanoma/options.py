@@ -15,11 +15,21 @@ def _place(kind: Any, tokens: Sequence[Any]) -> Path:
     return as_place(tokens[0].value)
 
 
-def _here(kind: Any, tokens: Sequence[Any]) -> Path:
+def here(kind: Any, tokens: Sequence[Any]) -> Path:
+    """Take a path of this machine; raises UsageError for an address."""
     del kind
     if is_address(tokens[0].value):
-        raise UsageError(f"{tokens[0].value} is an address; runs and caches need a folder of this machine")
-    return Path(tokens[0].value)
+        raise UsageError(
+            f"{tokens[0].value} is an address; only pictures, answers and the dataset of a run may be at one: give a "
+            "place on this machine"
+        )
+    return as_place(tokens[0].value)
+
+
+def here_or_hub(kind: Any, tokens: Sequence[Any]) -> str:
+    """Take a path of this machine, or what begins with hf:; raises UsageError for any other address."""
+    text: str = tokens[0].value
+    return text if text.startswith("hf:") else str(here(kind, tokens))
 
 
 Data = Annotated[
@@ -34,14 +44,25 @@ Out = Annotated[
         converter=_place, help="Also write all answers to this .csv or .jsonl file; or to s3://... and the like."
     ),
 ]
+Drawn = Annotated[
+    Path, Parameter(converter=here, help="The PNG to write; the map as an array goes beside it, as .npy.")
+]
+Blended = Annotated[Path, Parameter(converter=here, help="With several runs: the file to write.")]
 On = Annotated[
     Literal["ray"] | None, Parameter(help="Work on Ray's workers: of this machine, or of the cluster at --address.")
 ]
 Address = Annotated[
     str | None, Parameter(help="Where Ray runs: auto, host:port or ray://host:port. Default: it is started here.")
 ]
-RunFolder = Annotated[Path, Parameter(help="A run's folder, as printed when it began.")]
-Judged = Annotated[Path, Parameter(help="A run's folder, or a CSV with image_name, patient_id, target, probability.")]
+RunFolder = Annotated[Path, Parameter(converter=here, help="A run's folder, as printed when it began.")]
+RunOrFile = Annotated[
+    Path,
+    Parameter(converter=here, help="A run's folder; or, with --data, a CSV of anybody's held-out predictions."),
+]
+Judged = Annotated[
+    Path,
+    Parameter(converter=here, help="A run's folder, or a CSV with image_name, patient_id, target, probability."),
+]
 Recipe = Annotated[
     str | None, Parameter(help="A recipe's name or TOML file. Default: gpu where there is one, else cpu.")
 ]
@@ -56,7 +77,7 @@ Devices = Annotated[
     ),
 ]
 Name = Annotated[str | None, Parameter(help="The run's name. Default: recipe and UTC time.")]
-Runs = Annotated[Path, Parameter(converter=_here, help="Folder in which runs and the image cache are kept.")]
+Runs = Annotated[Path, Parameter(converter=here, help="Folder in which runs and the image cache are kept.")]
 Model = Annotated[
     str | None, Parameter(help="A bundle or run, or hf://owner/name@revision. Default: the package's own.")
 ]

@@ -15,7 +15,7 @@ from melanoma.errors import MelanomaError, UsageError
 from melanoma.files import write_bytes, write_json
 from melanoma.inference.inputs import Item
 from melanoma.inference.words import Answer
-from melanoma.places import entries_of, is_remote, reaching, read_bytes
+from melanoma.places import entries_of, is_remote, reaching, read_whole
 
 PART = 256  # pictures; a multiple of what goes through a network together, so that a part more or less changes nothing
 QUESTION = "question.json"
@@ -25,7 +25,8 @@ Answering = Callable[[Sequence[Item]], Iterator[Answer]]
 def in_parts(out: Path, items: Sequence[Item], question: Mapping[str, Any], answering: Answering) -> Iterator[Answer]:
     """Answer for pictures in their order, from the parts beside `out` where they are there; the others are written.
 
-    question: what the answers depend on besides the pictures: plain values. answering: answers for pictures, in order.
+    question: what the answers depend on besides the pictures: plain values. That a picture was replaced shows where
+    its item has a version. answering: answers for pictures, in order.
     Raises UsageError where the parts are of another question, MelanomaError where one is damaged.
     """
     folder = _folder(out)
@@ -80,7 +81,7 @@ def _ask(folder: Path, question: dict[str, Any]) -> None:
         write_json(folder / QUESTION, question)
         return
     try:
-        before = json.loads(_bytes_of(folder / QUESTION))
+        before = json.loads(read_whole(folder / QUESTION))
         other = [name for name, value in question.items() if before.get(name) != value]
     except (OSError, ValueError, AttributeError) as error:
         raise MelanomaError(f"{folder / QUESTION} cannot be read ({error}): remove {folder}") from error
@@ -95,15 +96,14 @@ def _hash(items: Sequence[Item]) -> str:
     digest = hashlib.sha256()
     for item in items:
         told = item.details
-        digest.update(
-            json.dumps([item.name, item.place, told.age_years, told.sex, told.site, told.prevalence]).encode()
-        )
+        known = [told.age_years, told.sex, told.site, told.prevalence]
+        digest.update(json.dumps([item.name, item.place, item.version, *known]).encode())
     return digest.hexdigest()
 
 
 def _read(path: Path, items: Sequence[Item]) -> list[Answer]:
     try:
-        answers = [Answer(**json.loads(line)) for line in _bytes_of(path).splitlines()]
+        answers = [Answer(**json.loads(line)) for line in read_whole(path).splitlines()]
         if [one.name for one in answers] != [item.name for item in items]:
             raise ValueError("its pictures are others")
     except (OSError, ValueError, TypeError) as error:
@@ -111,7 +111,3 @@ def _read(path: Path, items: Sequence[Item]) -> list[Answer]:
             f"{path} is damaged ({error}): remove it, and its pictures are answered for again"
         ) from error
     return answers
-
-
-def _bytes_of(path: Path) -> bytes:
-    return read_bytes(path) if is_remote(path) else path.read_bytes()

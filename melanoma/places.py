@@ -6,7 +6,7 @@ which it is. What such stores raise becomes one sentence here. It does not know 
 
 import re
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,17 +14,19 @@ from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any, Literal, cast
 
-from melanoma.errors import DataError, MelanomaError, MissingExtraError, UsageError, printable
+from melanoma.errors import DataError, MelanomaError, MissingExtraError, UnreachableError, UsageError, printable
 
 EXTRAS = {"gs": "gs", "gcs": "gs"}  # by scheme; every other comes with the extra s3, or with a package of its own
+HERE = ("file", "local")  # schemes of this machine's own files
 AHEAD = 16  # objects that are on their way at a time: each takes some 20 ms to begin
 VERSIONS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "created")  # what stores call a content's version
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 
 
 def is_address(text: str) -> bool:
-    """Tell whether a text is an address, and no path of this machine."""
-    return _ADDRESS.match(text) is not None
+    """Tell whether a text is an address of a store; file:// and local:// stand for paths of this machine."""
+    matched = _ADDRESS.match(text)
+    return matched is not None and matched[1].lower() not in HERE
 
 
 def as_place(text: str | Path) -> Path:
@@ -39,6 +41,8 @@ def as_place(text: str | Path) -> Path:
     if matched is None:
         return Path(text)
     scheme = matched[1].lower()
+    if scheme in HERE:
+        return Path(text[matched.end() :])
     extra = EXTRAS.get(scheme, "s3")
     try:
         from upath import UPath
@@ -61,7 +65,10 @@ def is_remote(path: Any) -> bool:
 
 @contextmanager
 def reaching(path: Path) -> Iterator[None]:
-    """Make one DataError of whatever goes wrong on the way to an address; errors of files are left as they are."""
+    """Make one sentence of whatever goes wrong on the way to an address; errors of files are left as they are.
+
+    Raises DataError where nothing is there, UnreachableError where that cannot be told now.
+    """
     try:
         yield
     except MelanomaError:
@@ -69,8 +76,10 @@ def reaching(path: Path) -> Iterator[None]:
     except Exception as error:  # each store's client raises a family of its own
         if not is_remote(path):
             raise
-        raise DataError(
-            f"{path} cannot be read ({reason(error)}): check the address, the credentials, the endpoint"
+        if isinstance(error, FileNotFoundError):
+            raise DataError(f"{path} cannot be read ({reason(error)}): check the address") from error
+        raise UnreachableError(
+            f"{path} cannot be reached ({reason(error)}): check the address, the credentials, the endpoint"
         ) from error
 
 
@@ -103,17 +112,23 @@ class Entry:
 
 
 def kind_of(path: Path) -> Literal["file", "directory"] | None:
-    """Tell what stands at an address, None for nothing; raises DataError where that cannot be told."""
+    """Tell what stands at an address, None for nothing; raises UnreachableError where that cannot be told."""
+    return looked_up(path)[0]
+
+
+def looked_up(path: Path) -> tuple[Literal["file", "directory"] | None, str]:
+    """Tell by one request what stands at an address and, as `files_below` does, its version; raises as `kind_of`."""
     given = cast("Any", path)
     with reaching(path):
         try:
-            return "file" if given.fs.info(given.path)["type"] == "file" else "directory"
+            told = given.fs.info(given.path)
         except FileNotFoundError:
-            return None
+            return None, ""
+    return ("file", _version(told)) if told["type"] == "file" else ("directory", "")
 
 
 def is_folder(path: Path) -> bool:
-    """Tell whether a folder is at a path or an address; raises DataError where that cannot be told."""
+    """Tell whether a folder is at a path or an address; raises UnreachableError where that cannot be told."""
     return kind_of(path) == "directory" if is_remote(path) else path.is_dir()
 
 
@@ -131,43 +146,55 @@ def entries_of(folder: Path) -> list[Entry]:
     return [Entry(name, str(folder / name), kind) for name, kind in names if name]
 
 
-def files_below(folder: Path) -> list[Path]:
-    """List all objects below a folder of a store, at any depth."""
+def files_below(folder: Path) -> dict[Path, str]:
+    """List all objects below a folder of a store, at any depth, each with its version.
+
+    That is a text that changes with its content, "" where the listing tells none.
+    """
     given = cast("Any", folder)
     with reaching(folder):
         given.fs.invalidate_cache(given.path)
-        found = given.fs.find(given.path)
-    return [folder / _below(folder, name) for name in found]
+        found = given.fs.find(given.path, detail=True)
+    return {folder / _below(folder, name): _version(told) for name, told in found.items()}
 
 
-def matching(pattern: Path) -> list[Path]:
-    """List the objects that a glob names."""
+def matching(pattern: Path) -> dict[Path, str]:
+    """List the objects that a glob names, each with its version as `files_below` tells it."""
     given = cast("Any", pattern)
     root = next(parent for parent in pattern.parents if not set("*?[") & set(str(parent)))
     with reaching(pattern):
         found = given.fs.glob(given.path, detail=True)
-    return [root / _below(root, name) for name, told in sorted(found.items()) if told["type"] == "file"]
+    return {root / _below(root, name): _version(told) for name, told in sorted(found.items()) if told["type"] == "file"}
 
 
 def version_of(path: Path) -> tuple[int, str]:
     """Tell the size of an object in bytes and a text that changes with its content.
 
-    Raises DataError where it cannot be reached, or where its store tells no such text.
+    Raises DataError where it is not there or its store tells no such text, UnreachableError where no answer comes.
     """
     given = cast("Any", path)
     with reaching(path):
         told = given.fs.info(given.path)
-    version = next((str(told[name]) for name in VERSIONS if told.get(name)), None)
-    if version is None:
+    version = _version(told)
+    if not version:
         raise DataError(f"{path}: its store tells neither its hash nor its time; copy the images to another place")
     return int(told["size"]), version
 
 
-def read_bytes(path: Path, most: int | None = None) -> bytes:
-    """Read an object by one request, and at most so many bytes of it; raises DataError where it cannot be read."""
+def _version(told: Mapping[str, Any]) -> str:
+    return next((str(told[name]) for name in VERSIONS if told.get(name)), "")
+
+
+def read_bytes(path: Path, start: int = 0, end: int | None = None) -> bytes:
+    """Read an object by one request, or its bytes from `start` to `end`; raises as `reaching`."""
     given = cast("Any", path)
     with reaching(path):
-        return bytes(given.fs.cat_file(given.path, start=None if most is None else 0, end=most))
+        return bytes(given.fs.cat_file(given.path, start=start, end=end))
+
+
+def read_whole(path: Path) -> bytes:
+    """Read a file of this machine or an object; raises OSError for the one, and as `reaching` for the other."""
+    return read_bytes(path) if is_remote(path) else path.read_bytes()
 
 
 def _below(folder: Path, name: str) -> str:

@@ -112,6 +112,27 @@ def test_what_kills_every_worker_is_named_and_not_tried_for_ever(spread: InOrder
     assert "\n" not in str(caught.value)
 
 
+def test_what_runs_out_of_memory_on_a_cluster_of_others_is_not_tried_for_ever() -> None:
+    from ray.cluster_utils import Cluster
+
+    full = {"memory_usage_threshold": 0.001, "memory_monitor_refresh_ms": 100}  # of which only workers are killed
+    made = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "_system_config": full}
+    )
+    try:
+        with spreading("ray", here(made)) as spread:
+            assert spread is not None
+            with pytest.raises(MelanomaError, match="4 workers one after the other died or ran out of memory"):
+                list(spread(waits, range(3)))
+    finally:
+        made.shutdown()
+
+
+def waits(items: list[int]) -> list[int]:
+    time.sleep(60)
+    return items
+
+
 def test_a_lost_node_costs_no_answer_and_a_new_one_joins(capfd: pytest.CaptureFixture[str]) -> None:
     from ray.cluster_utils import Cluster
 
@@ -173,6 +194,15 @@ def test_a_cache_made_on_ray_is_the_built_in_one_byte_for_byte_also_after_an_int
         assert path.read_bytes() == (ray.folder / path.name).read_bytes(), path.name
 
 
+def test_workers_need_not_work_in_the_folder_of_the_command(
+    spread: InOrder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = some_sources(tmp_path / "images")
+    monkeypatch.chdir(tmp_path)
+    relative = [Source(one.image_name, one.path.relative_to(tmp_path)) for one in sources]
+    assert len(prepare_cache(tmp_path / "ray", relative, AT_32, spread=spread).images) == 60
+
+
 def test_bad_images_are_named_by_ray_as_by_the_built_in_way(spread: InOrder, tmp_path: Path) -> None:
     sources = some_sources(tmp_path / "images")
     for number in (7, 40):
@@ -192,7 +222,7 @@ def answered(folder: Path, judged: Run, out: Path, spread: InOrder | None, most:
             for _ in range(most):
                 next(answers)
         return b""
-    print_answers(predictor, answers, out=out)
+    print_answers(predictor, answers, out=out, parts=spread is not None)
     return out.read_bytes()
 
 
@@ -206,6 +236,14 @@ def test_predict_on_ray_writes_the_built_in_file_and_goes_on_after_an_interrupt(
     answered(folder, judged, tmp_path / "ray.csv", spread, most=100)
     assert not (tmp_path / "ray.csv").exists()
     assert len(list((tmp_path / "ray.csv.parts").glob("part-*.jsonl"))) == 4
+    answered(folder, judged, tmp_path / "ray.csv", None)
+    assert len(list((tmp_path / "ray.csv.parts").glob("part-*.jsonl"))) == 4  # a command without Ray leaves them
+    (tmp_path / "ray.csv").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("melanoma.answer.code_hash", lambda: "another")
+        with pytest.raises(UsageError, match=r"answers to another question \(code differ\)"):
+            answered(folder, judged, tmp_path / "ray.csv", spread)
+    capsys.readouterr()
     assert answered(folder, judged, tmp_path / "ray.csv", spread) == wanted
     told = capsys.readouterr()
     assert told.out == printed
@@ -233,6 +271,21 @@ def test_predict_starts_a_ray_of_its_own_reads_zips_and_reports_what_is_bad(judg
     for one in done:
         assert one.returncode == 1 and "2 of the pictures could not be read" in one.stderr, one.stderr
         assert "Traceback" not in one.stderr
+
+
+def test_a_reader_that_has_enough_ends_ray_quietly(judged: Run) -> None:
+    command = [sys.executable, "-m", "melanoma", "predict", judged.folder.parents[1] / "data", "--on", "ray"]
+    running = subprocess.Popen(
+        [*command, "--json", "--model", judged.folder], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert running.stdout is not None and running.stderr is not None
+    for _ in range(3):
+        assert running.stdout.readline().startswith("{")
+    running.stdout.close()
+    with running.stderr:
+        told = running.stderr.read()
+    assert running.wait(timeout=60) == 1
+    assert not [line for line in told.splitlines() if "Traceback" in line or "Error" in line or "Started" in line], told
 
 
 STOPPED = """

@@ -1,6 +1,7 @@
 """Whatever a user points at becomes pictures: files, folders, globs, tables, zips; the bad is refused in a sentence."""
 
 import os
+import pickle
 import re
 import zipfile
 from pathlib import Path
@@ -41,6 +42,26 @@ def test_a_file_is_taken_whatever_its_name_and_a_glob_as_a_shell_would(folder: P
 
 def test_a_picture_that_is_named_twice_is_taken_once(folder: Path) -> None:
     assert names(folder / "b.jpg", folder, folder / "*.jpg") == ["b.jpg", "a.JPG", "c.dcm", "d.tiff"]
+
+
+def test_a_relative_place_is_read_from_any_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(folder / "lesions.zip", "w") as archive:
+        archive.writestr("z.jpg", JPEG)
+    monkeypatch.chdir(folder)
+    found = pickle.dumps(find_pictures(["b.jpg", "below", "lesions.zip"]))
+    monkeypatch.chdir("/")
+    items = pickle.loads(found)
+    assert [item.name for item in items] == ["b.jpg", "below/c.dcm", "below/d.tiff", "lesions.zip:z.jpg"]
+    assert [item.read() for item in items] == [JPEG] * 4
+
+
+def test_a_replaced_file_has_another_version(folder: Path) -> None:
+    (folder / "table.csv").write_text("path\nb.jpg\n")
+    places = [folder / "b.jpg", folder / "b*", folder / "table.csv"]
+    before = [find_pictures([str(place)])[0].version for place in places]
+    os.utime(folder / "b.jpg", (1, 1))
+    after = [find_pictures([str(place)])[0].version for place in places]
+    assert len({*before}) == len({*after}) == 1 and "" not in before and before != after
 
 
 def test_a_zip_gives_its_pictures_without_unpacking_to_disk(folder: Path, tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from melanoma import parts
-from melanoma.errors import MelanomaError, UsageError
+from melanoma.errors import MelanomaError, UnreachableError, UsageError
 from melanoma.inference.elsewhere import checked
 from melanoma.inference.inputs import Item
 from melanoma.inference.words import Answer, Details
@@ -60,8 +61,13 @@ def test_only_missing_parts_are_answered_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("items", "asked"),
-    [(ITEMS[:9], ASKED), ([*ITEMS[:9], Item("9.jpg", bytes, "/at/9.jpg")], ASKED), (ITEMS, {**ASKED, "views": 8})],
-    ids=["another picture", "another age", "other views"],
+    [
+        (ITEMS[:9], ASKED),
+        ([*ITEMS[:9], Item("9.jpg", bytes, "/at/9.jpg")], ASKED),
+        ([*ITEMS[:9], replace(ITEMS[9], version="replaced")], ASKED),
+        (ITEMS, {**ASKED, "views": 8}),
+    ],
+    ids=["another picture", "another age", "a replaced picture", "other views"],
 )
 def test_parts_of_another_question_are_refused_and_kept(
     tmp_path: Path, items: list[Item], asked: dict[str, object]
@@ -70,6 +76,18 @@ def test_parts_of_another_question_are_refused_and_kept(
     with pytest.raises(UsageError, match=r"answers to another question \(\w+.* differ\)"):
         list(in_parts(tmp_path / "out.csv", items, asked, Answering()))
     assert len(list((tmp_path / "out.csv.parts").iterdir())) == 4
+
+
+def test_what_ends_the_answers_is_no_part_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    def outage(items: Sequence[Item]) -> Iterator[Answer]:
+        yield from map(said, items[:6])
+        raise UnreachableError("the store")
+
+    with pytest.raises(UnreachableError):
+        list(in_parts(tmp_path / "out.csv", ITEMS, ASKED, outage))
+    answering = Answering()
+    assert list(in_parts(tmp_path / "out.csv", ITEMS, ASKED, answering)) == [said(item) for item in ITEMS]
+    assert answering.asked == [item.name for item in ITEMS[4:]]
 
 
 @pytest.mark.parametrize(

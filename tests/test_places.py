@@ -14,17 +14,21 @@ pytest.importorskip("s3fs")
 pytest.importorskip("upath")
 moto = pytest.importorskip("moto.server")
 
-from zoo import saved, scene  # noqa: E402  without s3fs nothing here can be tested
+from fsspec.implementations.memory import MemoryFileSystem  # noqa: E402  without s3fs nothing here can be tested
+from test_sources import example, framed  # noqa: E402
+from zoo import saved, scene  # noqa: E402
 
 from melanoma.answer import answer_pictures, print_answers  # noqa: E402
-from melanoma.config import ImageSettings  # noqa: E402
+from melanoma.cli import app  # noqa: E402
+from melanoma.config import ImageSettings, load_settings  # noqa: E402
 from melanoma.data.cache import cache_key, prepare_cache  # noqa: E402
-from melanoma.data.records import read_dataset  # noqa: E402
+from melanoma.data.records import read_dataset, read_table  # noqa: E402
 from melanoma.data.sources import find_images  # noqa: E402
-from melanoma.errors import DataError, MissingExtraError, UsageError, WriteError  # noqa: E402
-from melanoma.files import replacing, write_bytes  # noqa: E402
+from melanoma.errors import DataError, MissingExtraError, UnreachableError, UsageError, WriteError  # noqa: E402
+from melanoma.files import replacing, sha256, write_bytes  # noqa: E402
 from melanoma.inference.inputs import find_pictures  # noqa: E402
 from melanoma.places import as_place, files_below, is_remote, kind_of, matching, read_ahead, version_of  # noqa: E402
+from melanoma.prepare import prepare  # noqa: E402
 from melanoma.runs import Run  # noqa: E402
 
 JPEG = saved(scene(), "JPEG")
@@ -69,12 +73,12 @@ def upload(client: Any, folder: Path, prefix: str) -> None:
             client.upload_file(str(path), "bucket", f"{prefix}/{path.relative_to(folder).as_posix()}")
 
 
-def small_dataset(folder: Path) -> Path:
-    for name in ("a", "b", "c"):
+def small_dataset(folder: Path, names: str = "abc") -> Path:
+    for name in names:
         place = folder / "jpeg/train" / f"{name}.jpg"
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(saved(scene(40 + ord(name), 64), "JPEG"))
-    rows = "".join(f"{name},p{name},male,40,torso,benign,{name == 'b'}\n" for name in "abc")
+    rows = "".join(f"{name},p{name},male,40,torso,benign,{name in 'bd'}\n" for name in names)
     header = "image_name,patient_id,sex,age_approx,anatom_site_general_challenge,diagnosis,target\n"
     (folder / "train.csv").write_text(header + rows)
     return folder
@@ -104,11 +108,17 @@ def test_pictures_in_s3_are_answered_for_as_in_a_folder_and_the_answers_go_there
         s3.upload_file(str(path), "bucket", f"lesions/below/{path.name}")
     table = "image_name,age_approx\n" + "".join(f"{path.stem},{40 + row}\n" for row, path in enumerate(chosen))
     s3.put_object(Bucket="bucket", Key="lesions/table.csv", Body=table.encode())
+    wanted = [
+        (one.score, one.probability, one.status)
+        for one in answer_pictures([str(path) for path in chosen], judged.folder)[1]
+    ]
     for place in ("s3://bucket/lesions/", "s3://bucket/lesions/*/*.jpg", "s3://bucket/lesions/table.csv"):
         predictor, answers = answer_pictures([place], judged.folder)
         found = list(answers)
         assert [Path(one.name).name for one in found] == [path.name for path in chosen], place
-        assert [one.score for one in found if one.status != "error"] and not [one for one in found if one.error]
+        assert all(one.version for one in find_pictures([place]))
+        if not place.endswith(".csv"):  # which tells ages
+            assert [(one.score, one.probability, one.status) for one in found] == wanted
     out = as_place("s3://bucket/results/answers.csv")
     print_answers(predictor, iter(found), out=out)
     assert print_answers(predictor, iter(found), out=tmp_path / "answers.csv") == 0
@@ -177,9 +187,11 @@ def test_whatever_a_store_raises_is_one_sentence(
         monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem." + name, fail)
     for ask in (
         item.read, lambda: kind_of(memory), lambda: files_below(memory), lambda: version_of(memory),
-        lambda: read_dataset(memory), find_pictures([str(memory)])[0].read,
+        lambda: read_dataset(memory),
+        lambda: find_pictures([str(memory)]), lambda: read_table(memory / "train.csv", labelled=True),
+        lambda: sha256(memory / "train.csv"),
     ):  # fmt: skip
-        with pytest.raises(DataError, match=f"memory://bucket/folder.* cannot be read .*{failure}"):
+        with pytest.raises(UnreachableError, match=f"memory://bucket/folder.* cannot be reached .*{failure}"):
             ask()
     with pytest.raises(WriteError, match=f"out.csv cannot be written .*{failure}"), replacing(memory / "out.csv"):
         pass
@@ -192,7 +204,7 @@ def test_a_server_that_nobody_runs_is_one_sentence() -> None:
         | {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_MAX_ATTEMPTS": "1"},
     )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr.count("\n") == 1 and "s3://bucket/data cannot be read (Could not connect" in done.stderr
+    assert done.stderr.count("\n") == 1 and "s3://bucket/data cannot be reached (Could not connect" in done.stderr
 
 
 def test_a_table_in_a_store_cannot_lead_out_of_its_folder(memory: Path) -> None:
@@ -269,9 +281,156 @@ def test_an_unknown_scheme_and_a_missing_package_are_one_sentence(monkeypatch: p
                 as_place(address)
 
 
-def test_runs_and_caches_cannot_be_in_a_store() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "melanoma", "prepare", "data", "--runs", "s3://bucket/runs"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2 and "runs and caches need a folder of this machine" in done.stderr
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "prepare data --runs s3://bucket/runs", "explain a.jpg --out s3://bucket/a.png", "resume s3://bucket/run",
+        "submit one two --out s3://bucket/submission.csv", "export run --to s3://bucket/bundle",
+        "evaluate held.csv --data s3://bucket/data", "evaluate held.csv --data data --out gs://bucket/report",
+        "evaluate s3://bucket/held.csv --data data", "download isic s3://bucket/data",
+    ],
+)  # fmt: skip
+def test_what_needs_a_place_on_this_machine_takes_no_address(
+    asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="s://bucket/.* is an address" if "gs:" in asked else "is an address"):
+        app(asked.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_store_that_goes_away_stops_a_build_that_goes_on_later(
+    memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "abcde":
+        (memory / f"{name}.jpg").write_bytes(JPEG)
+    sources, read = list(find_images(memory, list("abcde"), "train").values()), MemoryFileSystem.cat_file
+
+    def expired(self: Any, path: str, **named: Any) -> Any:
+        if path.endswith("c.jpg"):
+            raise PermissionError("the token has expired")
+        return read(self, path, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryFileSystem, "cat_file", expired)
+        with pytest.raises(UnreachableError, match=r"c\.jpg cannot be reached \(the token has expired\)"):
+            prepare_cache(tmp_path / "cache", sources, AT_32)
+    assert len(prepare_cache(tmp_path / "cache", sources, AT_32).images) == 5
+    assert "going on after 2 of 5 images" in capsys.readouterr().err
+
+
+def test_a_store_that_goes_away_stops_answers_and_is_none(
+    memory: Path, judged: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        (memory / f"{name}.jpg").write_bytes(JPEG)
+    _, answers = answer_pictures([str(memory)], judged.folder)
+    (memory / "b.jpg").unlink()
+    assert "is not there" in list(answers)[1].error
+    (memory / "b.jpg").write_bytes(JPEG)
+    _, answers = answer_pictures([str(memory)], judged.folder)
+
+    def expired(*given: object, **named: object) -> None:
+        raise PermissionError("the token has expired")
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", expired)
+    with pytest.raises(UnreachableError, match="the token has expired"):
+        list(answers)
+
+
+def test_a_replaced_object_has_another_version_as_far_as_a_listing_tells(memory: Path) -> None:
+    (memory / "a.jpg").write_bytes(JPEG)
+    (memory / "t.csv").write_text("path\na.jpg\n")
+    places = [str(memory), str(memory / "*.jpg"), str(memory / "a.jpg"), str(memory / "t.csv")]
+    before = [find_pictures([place])[0].version for place in places]
+    (memory / "a.jpg").write_bytes(JPEG)
+    after = [find_pictures([place])[0].version for place in places]
+    assert "" not in before and not [one for one, other in zip(before, after, strict=True) if one == other]
+
+
+def test_a_dataset_in_a_store_is_prepared_for_training(memory: Path, tmp_path: Path) -> None:
+    for path in small_dataset(tmp_path / "data", "abcd").rglob("*"):
+        if path.is_file():
+            (memory / path.relative_to(tmp_path / "data").as_posix()).write_bytes(path.read_bytes())
+    settings = load_settings("demo", ["images.size_px=32", "folds.count=2"])
+    here, there = (
+        prepare(folder, settings, tmp_path / "cache", tmp_path / f"{name}.csv")
+        for name, folder in (("here", tmp_path / "data"), ("there", memory))
+    )
+    assert there.hashes["train.csv"] == here.hashes["train.csv"] and there.folds == here.folds
+    assert (there.cache.images == here.cache.images).all() and list(there.fold) == list(here.fold)
+
+
+def test_a_record_in_a_store_is_read_by_its_own_bytes_alone(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = b"".join(framed(example(name, f"pixels of {name}")) for name in "ab")
+    (memory / "train00-2.tfrec").write_bytes(records)
+    found, read = find_images(memory, ["a", "b"], "train"), MemoryFileSystem.cat_file
+    asked: list[tuple[int, int]] = []
+
+    def cat_file(self: Any, path: str, start: int, end: int) -> Any:
+        asked.append((start, end))
+        return read(self, path, start=start, end=end)
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", cat_file)
+    monkeypatch.setattr(MemoryFileSystem, "_open", None)
+    assert [found[name].read() for name in "ba"] == [b"pixels of b", b"pixels of a"]
+    middle = len(framed(example("a", "pixels of a")))
+    assert asked == [(middle, len(records)), (0, middle)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "lists"),
+    [(["a.jpg", "b.jpg"], 0), (["a", "b", "none"], 1), ([f"{row}.jpg" for row in range(100)], 1)],
+    ids=["few by their names", "few without suffix", "many"],
+)
+def test_a_small_table_at_the_top_of_a_bucket_does_not_list_it(
+    memory: Path, monkeypatch: pytest.MonkeyPatch, rows: list[str], lists: int
+) -> None:
+    for name in "ab":
+        (memory / f"{name}.jpg").write_bytes(JPEG)
+    (memory / "t.csv").write_text("\n".join(["path", *rows]))
+    times, find = [], MemoryFileSystem.find
+    monkeypatch.setattr(
+        MemoryFileSystem, "find", lambda self, path, **named: times.append(path) or find(self, path, **named)
+    )
+    found = find_pictures([str(memory / "t.csv")])
+    assert len(found) == len(rows) and len(times) == lists
+    if len(rows) < 4:
+        assert found[0].read() == found[1].read() == JPEG
+
+
+def test_a_table_in_a_store_that_is_no_text_is_at_fault_itself(memory: Path) -> None:
+    (memory / "train.csv").write_bytes("image_name,target\nHautfläche,1\n".encode("latin-1"))
+    for ask in (
+        lambda: read_table(memory / "train.csv", labelled=True),
+        find_pictures([str(memory / "train.csv")])[0].read,
+    ):
+        with pytest.raises(DataError, match="is not a CSV in UTF-8"):
+            ask()
+
+
+def test_an_address_of_this_machines_files_is_a_path(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for path in (tmp_path / "secret.jpg", tmp_path / "in" / "a.jpg"):
+        path.write_bytes(JPEG)
+    (tmp_path / "in" / "linked.jpg").symlink_to(tmp_path / "secret.jpg")
+    (tmp_path / "in" / "t.csv").write_text("path\na.jpg\nlinked.jpg\n")
+    assert as_place(f"file://{tmp_path}") == tmp_path and not is_remote(as_place(f"local://{tmp_path}"))
+    first, second = find_pictures([f"file://{tmp_path}/in/t.csv"])
+    assert first.read() == JPEG
+    with pytest.raises(DataError, match="lies outside the table's folder"):
+        second.read()
+    assert len(find_pictures([f"file://{tmp_path}/in/*.jpg"])) == 2
+    with pytest.raises(UsageError, match="is one of the things that are read"):
+        answer_pictures([f"file://{tmp_path}/in/t.csv"], out=tmp_path / "in" / "t.csv")
+
+
+def test_who_may_write_and_not_remove_writes_a_result(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*given: object, **named: object) -> None:
+        raise PermissionError("no right to remove")
+
+    for name in ("rm", "rm_file", "_rm"):
+        monkeypatch.setattr(MemoryFileSystem, name, forbidden)
+    with replacing(memory / "out.csv") as aside:
+        aside.write_bytes(b"answers")
+    assert (memory / "out.csv").read_bytes() == b"answers"

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from operator import attrgetter
 from pathlib import Path
@@ -142,8 +142,8 @@ def prepare_cache(
 
     A build that was interrupted goes on after the images that it had finished. `progress(done, total)` is called
     with these at the start, then as images are done. A second process waits for the first.
-    Raises DataError naming up to five images that cannot be read, MelanomaError where the disk is full or a worker
-    process was killed.
+    Raises DataError naming up to five images that cannot be read; another MelanomaError, after which a build goes on,
+    where the disk is full, a worker process was killed or a store cannot be reached.
     """
     key = cache_key(sources, settings)
     with locked(root / f".{key}.lock", wait=True, what=f"the cache {root / key}"):
@@ -191,7 +191,8 @@ def _rows(
         work = partial(_prepare_and_write, folder=folder, settings=settings)
         yield from in_order(work, list(enumerate(sources))[done:], lambda numbered: numbered[1].image_name)
     elif done < len(sources):
-        answers = spread(partial(_prepare_some, settings=settings), sources[done:], attrgetter("image_name"))
+        sent = [replace(one, path=one.path.absolute()) for one in sources[done:]]
+        answers = spread(partial(_prepare_some, settings=settings), sent, attrgetter("image_name"))
         with closing(answers):
             yield from _written(answers, folder, done)
 

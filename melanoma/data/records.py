@@ -5,6 +5,7 @@ Every cell is checked, and every bad row reported at once. It does not know wher
 """
 
 import csv
+import io
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import pandas as pd
 
 from melanoma.data.encode import OLDEST_YEARS, one_site
 from melanoma.errors import DataError, listed
-from melanoma.places import is_folder, is_remote, reaching
+from melanoma.places import is_folder, is_remote, reaching, read_whole
 
 # Our name of a column: the spellings in which it is read, the first one present counts.
 SPELLINGS: dict[str, tuple[str, ...]] = {
@@ -206,7 +207,7 @@ def _read_rows(path: Path) -> tuple[list[str], dict[int, list[str]]]:
     Python's own reader: it keeps line numbers, and tells a short row from a blank cell.
     """
     try:
-        with reaching(path), path.open(encoding="utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(io.BytesIO(read_whole(path)), encoding="utf-8-sig", newline="") as file:
             first = file.readline()
             separator = ";" if first.count(";") > first.count(",") else ","
             header = [name.strip(STRAY) for name in next(csv.reader([first], delimiter=separator), [])]

@@ -4,6 +4,7 @@ It reads file names, and of TFRecord files the frames (length and data carry a c
 messages in them. It does not know what the bytes show.
 """
 
+import io
 import os
 import struct
 from collections.abc import Collection, Iterator, Sequence
@@ -14,7 +15,7 @@ from typing import BinaryIO, Literal
 import google_crc32c
 
 from melanoma.errors import DataError, listed
-from melanoma.places import Entry, as_place, entries_of, is_folder, is_remote, reaching, read_bytes
+from melanoma.places import Entry, as_place, entries_of, is_folder, is_remote, reaching, read_bytes, read_whole
 from melanoma.protobuf import fields, varint
 
 Features = dict[str, list[bytes] | list[int] | list[float]]
@@ -22,6 +23,7 @@ Features = dict[str, list[bytes] | list[int] | list[float]]
 # Where several files hold an image the first suffix wins, then the first folder; TFRecord files come last.
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".dcm")
 _FOLDERS = ("jpeg/{part}", "{part}", "dicom/{part}", "jpeg", "dicom", ".")
+FRAME = 16  # bytes around the data of a TFRecord's record
 _RECORD_SUFFIXES = (".tfrec", ".tfrecord", ".tfrecords")
 
 
@@ -49,15 +51,19 @@ class Source:
         """
         try:
             if self.length < 0:
-                return read_bytes(self.path) if is_remote(self.path) else self.path.read_bytes()
-            with reaching(self.path), self.path.open("rb") as file:
-                file.seek(self.offset)
-                record = _next_record(file, self.path, self.path.stat().st_size)
+                return read_whole(self.path)
+            place = f"{self.path}, record at byte {self.offset:,}"
+            if is_remote(self.path):  # no more than that: a store's file would read far ahead
+                frame = read_bytes(self.path, self.offset, self.offset + FRAME + self.length)
+                record = _next_record(io.BytesIO(frame), place, len(frame))
+            else:
+                with self.path.open("rb") as file:
+                    file.seek(self.offset)
+                    record = _next_record(file, place, self.path.stat().st_size - self.offset)
         except OSError as error:
             raise DataError(f"{self.path} cannot be read ({error.strerror}): check the path") from error
         features = _example_at(record or b"", self.path, self.offset)
         if _name_in(features) != self.image_name:
-            place = f"{self.path}, record at byte {self.offset:,}"
             raise DataError(f"{place}: it no longer holds {self.image_name}; start again with the file as it is now")
         return _bytes_of(features, "image")
 
@@ -97,7 +103,7 @@ def iterate_records(path: Path) -> Iterator[tuple[int, int, bytes]]:
     try:
         with reaching(path), path.open("rb") as file:
             size, offset = path.stat().st_size, 0
-            while (record := _next_record(file, path, size)) is not None:
+            while (record := _next_record(file, f"{path}, record at byte {offset:,}", size - offset)) is not None:
                 yield offset, len(record), record
                 offset = file.tell()
     except OSError as error:
@@ -180,18 +186,17 @@ def _in_records(path: Path, names: Collection[str]) -> dict[str, Source]:
     return found
 
 
-def _next_record(file: BinaryIO, path: Path, size: int) -> bytes | None:
-    offset = file.tell()
+def _next_record(file: BinaryIO, place: str, left: int) -> bytes | None:
+    """Read the record that begins here, None at the end. left: bytes from here to the end."""
     header = file.read(12)
     if not header:
         return None
-    place = f"{path}, record at byte {offset:,}"
     if len(header) < 12:
         raise DataError(f"{place}: the file is cut short; take a fresh copy")
     length, length_sum = struct.unpack("<QI", header)
     if _masked_sum(header[:8]) != length_sum:
         raise DataError(f"{place}: its length fails its checksum; take a fresh copy of the file")
-    if offset + 16 + length > size:
+    if FRAME + length > left:
         raise DataError(f"{place}: the file is cut short; take a fresh copy")
     record = file.read(length)
     if file.read(4) != struct.pack("<I", _masked_sum(record)):

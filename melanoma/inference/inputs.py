@@ -9,18 +9,19 @@ import io
 import os
 import stat
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from melanoma.errors import DataError, UsageError, listed
 from melanoma.images.decode import SUFFIXES
 from melanoma.inference.words import Details
-from melanoma.places import as_place, files_below, is_address, is_remote, kind_of, matching, reaching, read_bytes
+from melanoma.places import as_place, files_below, is_remote, looked_up, matching, read_bytes, read_whole
 
 LARGEST_BYTES = 256 * 2**20  # of one file in a zip; the largest SIIM-ISIC image has 30 MB
 MOST_IN_A_ZIP = 100_000
+FEW_ROWS = 64  # of a table in a store: a request each takes some seconds together
 ENCRYPTED = 1  # of a zip member's flags
 NAMES = ("path", "file", "image_name", "image", "isic_id", "image_id")
 AGES, SEXES, SITES = (
@@ -36,13 +37,16 @@ BLANKS = {"", "na", "n/a", "nan", "unknown", "none"}
 class Item:
     """One picture: what it is called, what gives its bytes or raises DataError, what is known of the patient.
 
-    place: where it is, the same for two names of one file. It can be pickled, so that another process may read it.
+    place: where it is, the same for two names of one file. version: what changes with its content, as far as it is
+    told without a request of its own: size and time of a file, a store's hash in a listing, else "".
+    It can be pickled, so that another process may read it, from any folder.
     """
 
     name: str
     read: Callable[[], bytes]
     place: str
     details: Details = field(default_factory=Details)
+    version: str = ""
 
 
 def find_pictures(places: Sequence[str], details: Details | None = None) -> list[Item]:
@@ -52,7 +56,7 @@ def find_pictures(places: Sequence[str], details: Details | None = None) -> list
 
     details: for every picture; what a table says of one goes before. A place with no picture, or a row that cannot be,
     becomes an item that raises DataError when it is read, so that the others are answered. Raises UsageError without
-    places.
+    places, UnreachableError where a store cannot be reached.
     """
     if not places or "" in places:
         raise UsageError("give a picture, a folder, a CSV or a zip")
@@ -98,12 +102,13 @@ def _filled(known: Details, given: Details) -> Details:
 
 
 def _at(place: str) -> Iterator[Item]:
+    path = as_place(place)
     try:
-        if is_address(place):
-            yield from _at_address(as_place(place))
-        elif Path(place).exists():
-            yield from _in_path(Path(place))
-        elif matches := sorted(glob.glob(place, recursive=True)):  # noqa: PTH207  a whole path, perhaps absolute
+        if is_remote(path):
+            yield from _at_address(path)
+        elif path.exists():
+            yield from _in_path(path)
+        elif matches := sorted(glob.glob(str(path), recursive=True)):  # noqa: PTH207  a whole path, perhaps absolute
             for match in matches:
                 yield from _in_path(Path(match))
         else:
@@ -115,16 +120,16 @@ def _at(place: str) -> Iterator[Item]:
 
 
 def _at_address(path: Path) -> Iterator[Item]:
-    kind = kind_of(path)
+    kind, version = looked_up(path)
     if path.suffix.lower() == ".zip":
         raise DataError(f"{path}: a zip is read on this machine only; copy it here, or unpack it there")
     if kind == "file":
-        yield from _in_file(path)
+        yield from _in_file(path, version)
     elif kind == "directory":
         yield from _in_folder(path)
     elif matches := matching(path):
-        for match in matches:
-            yield from _in_file(match)
+        for match, version in matches.items():
+            yield from _in_file(match, version)
     else:
         raise DataError(f"{path} is not there: give a picture, a folder, a glob or a CSV")
 
@@ -136,24 +141,36 @@ def _in_path(path: Path) -> Iterator[Item]:
         yield from _in_file(path)
 
 
-def _in_file(path: Path) -> Iterator[Item]:
+def _in_file(path: Path, version: str = "") -> Iterator[Item]:
     if path.suffix.lower() in (".csv", ".tsv"):
         yield from _in_table(path)
     elif path.suffix.lower() == ".zip":
         yield from _in_zip(path)
     else:
-        yield _item(path)
+        yield _item(path, version)
 
 
-def _item(path: Path, details: Details | None = None) -> Item:
-    # names of files need not be text
-    name = str(path) if is_remote(path) else os.fsencode(path).decode("utf-8", "replace")
-    return Item(name, partial(_bytes_of, path), str(path.resolve()), details or Details())
+def _item(path: Path, version: str = "", details: Details | None = None) -> Item:
+    """Make an item of a file of this machine, or of an object with what its store told of its version."""
+    place, told = str(path.resolve()), details or Details()
+    if is_remote(path):
+        return Item(str(path), partial(_bytes_of, path), place, told, version)
+    # names of files need not be text; read from where this process is, wherever that is done
+    name = os.fsencode(path).decode("utf-8", "replace")
+    return Item(name, partial(_bytes_of, path.absolute()), place, told, _stamp(path))
+
+
+def _stamp(path: Path) -> str:
+    try:
+        status = path.stat()
+    except OSError:  # who reads it says so
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def _bytes_of(path: Path) -> bytes:
     if is_remote(path):
-        content = read_bytes(path, LARGEST_BYTES + 1)
+        content = read_bytes(path, 0, LARGEST_BYTES + 1)
         if len(content) > LARGEST_BYTES:
             raise DataError(f"{path} has over {LARGEST_BYTES >> 20} MiB and is no photograph: leave it out")
         return content
@@ -169,16 +186,20 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def _in_folder(folder: Path) -> Iterator[Item]:
-    paths = _pictures_below(folder)
+    found = files_below(folder) if is_remote(folder) else {}
+    paths = _pictures(found) if is_remote(folder) else _pictures_below(folder)
     if not paths:
         raise DataError(f"{folder} holds no picture: looked for {', '.join(sorted(SUFFIXES))} in it and below")
-    yield from (_item(path) for path in paths)
+    yield from (_item(path, found.get(path, "")) for path in paths)
 
 
 def _pictures_below(folder: Path) -> list[Path]:
-    if is_remote(folder):
-        return sorted((path for path in files_below(folder) if path.suffix.lower() in SUFFIXES), key=str)
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
+def _pictures(found: Iterable[Path]) -> list[Path]:
+    """Keep the pictures of a store's objects, in the order of their names."""
+    return sorted((path for path in found if path.suffix.lower() in SUFFIXES), key=str)
 
 
 # ---- a zip -----------------------------------------------------------------------------------------------------------
@@ -193,7 +214,7 @@ class _Zip(zipfile.ZipFile):
 
 def _in_zip(path: Path) -> Iterator[Item]:
     try:
-        archive = _Zip(path)
+        archive = _Zip(path.absolute())
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise DataError(f"{path} is no zip file, or a damaged one: {error}") from error
     members = [one for one in archive.infolist() if Path(one.filename).suffix.lower() in SUFFIXES and not one.is_dir()]
@@ -204,7 +225,8 @@ def _in_zip(path: Path) -> Iterator[Item]:
         raise DataError(f"{path} holds {len(members):,} pictures, over {MOST_IN_A_ZIP:,}: make several zips of it")
     for member in sorted(members, key=lambda one: one.filename):
         name = f"{path}:{member.filename}"
-        yield Item(name, partial(_unzipped, archive, member, name), f"{path.resolve()}:{member.header_offset}")
+        read, place = partial(_unzipped, archive, member, name), f"{path.resolve()}:{member.header_offset}"
+        yield Item(name, read, place, version=_stamp(path))
 
 
 def _unzipped(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> bytes:
@@ -232,44 +254,77 @@ def _in_table(path: Path) -> Iterator[Item]:
         raise DataError(
             f"{path} needs a column that names pictures: {', '.join(NAMES)}; it has {listed(sorted(header))}"
         )
-    stems: dict[str, Path] | None = None
     folder = path.parent.resolve()
-    known = {str(one) for one in files_below(folder)} if is_remote(path) else None  # one request, not one a row
+    below: _Here | _Stored = _Stored(path.parent, len(rows)) if is_remote(path) else _Here(path.parent)
     for line, row in enumerate(rows, start=2):
         cells = {name.strip().lower(): (cell or "").strip() for name, cell in row.items() if name is not None}
         name, where = cells[key], f"{path}, line {line}"
-        outside = f"{where}: {name!r:.80} lies outside the table's folder; put the pictures below it"
-        try:
-            place = path.parent / name
-        except ValueError:  # another store's address
-            yield _refused(name, outside)
-            continue
-        if name and not (_is_file(place) if known is None else str(place.resolve()) in known):
-            stems = _stems(path.parent) if stems is None else stems
-            place = stems.get(name, place)
         try:
             if not name:
                 raise DataError(f"{where}: {key} is blank; name a picture")
             if None in row:
                 raise DataError(f"{where} has more cells than the header: quote what holds a separator")
-            if not place.resolve().is_relative_to(folder):
-                raise DataError(outside)
-            yield _item(place, _details(cells, where))
+            place, version = below.named(name)
+            if place is None or not place.resolve().is_relative_to(folder):
+                raise DataError(f"{where}: {name!r:.80} lies outside the table's folder; put the pictures below it")
+            yield _item(place, version, _details(cells, where))
         except DataError as error:
             yield _refused(name or where, str(error))
 
 
-def _is_file(place: Path) -> bool:
-    try:
-        return place.is_file()
-    except (OSError, ValueError):  # too long, or a NUL in it
-        return False
+class _Here:
+    """The pictures below a table's folder on this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def named(self, name: str) -> tuple[Path | None, str]:
+        """Find what a row names: a path from the folder, or the name of a picture at any depth without its suffix."""
+        place = self._folder / name
+        try:
+            there = place.is_file()
+        except (OSError, ValueError):  # too long, or a NUL in it
+            there = False
+        return (place if there else self._stems.get(name, place)), ""
+
+    @cached_property
+    def _stems(self) -> dict[str, Path]:
+        return {path.stem: path for path in reversed(_pictures_below(self._folder))}
+
+
+class _Stored:
+    """The same for a table in a store. Few rows are looked up one by one: the folder may hold a whole bucket."""
+
+    def __init__(self, folder: Path, rows: int) -> None:
+        self._folder, self._few = folder.resolve(), rows <= FEW_ROWS
+
+    def named(self, name: str) -> tuple[Path | None, str]:
+        """Find what a row names, and its version; None for what lies outside, which nobody is asked about."""
+        try:
+            place = (self._folder / name).resolve()
+        except ValueError:  # another store's address
+            return None, ""
+        if not place.is_relative_to(self._folder):
+            return None, ""
+        if self._few:
+            kind, version = looked_up(place)
+            if kind == "file":
+                return place, version
+        place = place if place in self._listed else self._stems.get(name, place)
+        return place, self._listed.get(place, "")
+
+    @cached_property
+    def _listed(self) -> dict[Path, str]:
+        return files_below(self._folder)
+
+    @cached_property
+    def _stems(self) -> dict[str, Path]:
+        return {path.stem: path for path in reversed(_pictures(self._listed))}
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
     try:
-        with reaching(path):
-            text = path.read_text(encoding="utf-8-sig")
+        text = io.TextIOWrapper(io.BytesIO(read_whole(path)), encoding="utf-8-sig").read()
         first = text.split("\n", 1)[0]
         separator = max(",;\t", key=first.count)
         rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator))
@@ -280,11 +335,6 @@ def _rows(path: Path) -> list[dict[str, str]]:
     if not rows:
         raise DataError(f"{path} has no rows: give a header and a row for each picture")
     return rows
-
-
-def _stems(folder: Path) -> dict[str, Path]:
-    """Find pictures below a folder by their names without suffix, as the competition's tables give them."""
-    return {path.stem: path for path in reversed(_pictures_below(folder))}
 
 
 def _details(cells: dict[str, str], where: str) -> Details:

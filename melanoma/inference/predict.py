@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from melanoma import RESEARCH_ONLY
 from melanoma.data.encode import Encoder
-from melanoma.errors import DataError, MelanomaError, ModelError, UsageError
+from melanoma.errors import DataError, MelanomaError, ModelError, UnreachableError, UsageError
 from melanoma.evaluation.clinical import Clinical
 from melanoma.evaluation.recalibration import rebased
 from melanoma.images.decode import as_image, decode_and_tell
@@ -160,13 +160,18 @@ class Predictor:
     # ---- the steps -------------------------------------------------------------------------------------------------
 
     def answer_batch(self, items: Sequence[tuple[str, Any, Details | None]], maps: bool = False) -> list[Answer]:
-        """Answer for a few pictures on the caller's thread."""
+        """Answer for a few pictures on the caller's thread.
+
+        Raises UnreachableError where a store cannot be reached, as that says nothing of the picture.
+        """
         pictures: list[Picture] = []
         answers: list[Answer | int] = []
         for name, source, _ in items:
             try:
                 pictures.append(self.read(name, source))
                 answers.append(len(pictures) - 1)
+            except UnreachableError:
+                raise
             except MelanomaError as error:
                 answers.append(Answer(name, ERROR, error=str(error), words="The picture could not be read."))
         if not pictures:
