@@ -75,8 +75,9 @@ def _names(folder: Path) -> list[str]:
 
 def _ask(folder: Path, question: dict[str, Any]) -> None:
     """Write down what is asked, or hold it against what was."""
-    if QUESTION not in _names(folder):
-        if _names(folder):
+    names = _names(folder)
+    if QUESTION not in names or names == [QUESTION]:  # nothing is answered yet
+        if QUESTION not in names and names:
             raise UsageError(f"{folder} is in the way: parts of the answers would go there; give another --out")
         write_json(folder / QUESTION, question)
         return

@@ -3,6 +3,7 @@
 What imports a deep-learning framework stands inside the steps that build a network: the others are quick without it.
 """
 
+import json
 import os
 import platform
 import shlex
@@ -101,7 +102,9 @@ def start(
     runs: Path | str = "runs",
 ) -> Run:
     """Create a run folder for a dataset, as `run` does; nothing is written where an argument is wrong."""
+    asked = json.dumps([str(data), recipe, list(overrides), name, team.devices])
     data, runs, recipe = as_place(data), Path(runs), recipe or default_recipe()
+    team.check_same(asked, "what is to be trained (DATA, recipe, settings, name, devices) is")
     name = team.told(name or default_name(recipe))
     with team.leading():
         if not team.leads:

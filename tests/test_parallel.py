@@ -59,17 +59,21 @@ def free_port() -> int:
 
 
 def started(
-    *arguments: str, job: dict[str, str] | None = None, folders: Sequence[Path | None] = (None, None)
+    *arguments: str,
+    job: dict[str, str] | None = None,
+    folders: Sequence[Path | None] = (None, None),
+    second: Sequence[str] = (),
 ) -> list[subprocess.Popen[str]]:
     """Start the command in several processes that meet on loopback, each in a folder.
 
-    job: what a scheduler would have set.
+    job: what a scheduler would have set. second: what only the second process is told.
     """
     plain = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": str(len(folders))}
-    command = [sys.executable, "-m", "melanoma", *arguments, "--devices", "1"]
+    command = [sys.executable, "-m", "melanoma", *arguments]
+    one = ["--devices", "1"]
     return [
         subprocess.Popen(
-            command,
+            [*command, *(second if number else ()), *([] if number and "--devices" in second else one)],
             env={**os.environ, **(job or plain), "SLURM_PROCID" if job else "JAX_PROCESS_ID": str(number)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -199,6 +203,25 @@ def test_where_the_first_process_is_killed_while_it_prepares_the_others_say_so(d
     assert "Traceback" not in said
 
 
+def test_processes_that_are_asked_for_different_things_end_at_once(drawn: Path, tmp_path: Path) -> None:
+    for other in (["--set=train.epochs=3"], ["--devices", "2"]):
+        first, second = ended(started(*training(drawn, tmp_path, "apart"), second=other))
+        assert first[0] != 0
+        assert second[0] != 0
+        assert "not the same as the first process'" in second[2] or "--devices asks for 2 of each" in second[2]
+        assert not (tmp_path / "apart").exists()
+
+
+def test_a_port_that_is_taken_is_said(drawn: Path, tmp_path: Path) -> None:
+    with socket.create_server(("", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        job = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}
+        command = [sys.executable, "-m", "melanoma", *training(drawn, tmp_path, "none"), "--devices", "1"]
+        done = subprocess.run(command, env=os.environ | job, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"JAX_COORDINATOR_ADDRESS is {address}, and its port cannot be had" in done.stderr
+
+
 def test_where_the_first_process_cannot_begin_the_others_end_too(drawn: Path, tmp_path: Path) -> None:
     said = ended(started(*training(drawn / "nowhere", tmp_path, "none")))
     assert [code for code, _, _ in said] == [1, 1]
@@ -213,7 +236,7 @@ def test_where_the_first_process_cannot_begin_the_others_end_too(drawn: Path, tm
 @pytest.mark.parametrize(
     ("devices", "environment", "told"),
     [
-        ("3", {}, "3 devices cannot share train.batch_size = 16 alike"),
+        ("3", {}, "train.batch_size = 16 is not a multiple of the 3 devices"),
         ("0", {}, "--devices is 1 or more, not 0"),
         ("2", {"KERAS_BACKEND": "torch"}, "Keras runs on torch: set KERAS_BACKEND=jax"),
         ("1", {"JAX_NUM_PROCESSES": "2"}, "JAX_NUM_PROCESSES is set without JAX_COORDINATOR_ADDRESS, JAX_PROCESS_ID"),

@@ -8,6 +8,7 @@ import ctypes
 import functools
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -50,21 +51,20 @@ def join(devices: int) -> None:
     with suppress(RuntimeError):  # where JAX was at work before, it has the devices that it has
         jax.config.update("jax_num_cpu_devices", devices)  # where there is a GPU, they are not used
     _find_the_others(devices)
-    process, processes = jax.process_index(), jax.process_count()
+    team.process, team.processes = jax.process_index(), jax.process_count()
     chosen = []
-    for number in range(processes):
+    for number in range(team.processes):
         its = jax.local_devices(process_index=number)
         if len(its) < devices:
             kind = its[0].platform.upper()
-            raise UsageError(f"process {number} sees {len(its)} {kind} devices, and --devices asks for {devices}")
+            have = f"process {number} has {len(its)} {kind} device{'s' * (len(its) != 1)}"
+            raise UsageError(f"{have}, and --devices asks for {devices} of each")
         chosen += its[:devices]
-    distribution = _Dealt(devices=chosen, auto_shard_dataset=False)
-    team.process, team.processes = process, processes
-    team.devices, team.distribution = len(chosen), distribution
+    team.devices, team.distribution = len(chosen), _Dealt(devices=chosen, auto_shard_dataset=False)
     if not team.leads:
         console.quiet = True
     on = f"{len(chosen)} device{'s' * (len(chosen) > 1)} ({chosen[0].device_kind})"
-    note(f"training on {on} of {processes} process{'es' * (processes > 1)}")
+    note(f"training on {on} of {team.processes} process{'es' * (team.processes > 1)}")
 
 
 def _find_the_others(devices: int) -> None:
@@ -78,6 +78,10 @@ def _find_the_others(devices: int) -> None:
     pairs = ((_number(size), _number(rank)) for size, rank in ((PROCESSES, PROCESS), *MPI_NUMBERS))
     processes, process = next((pair for pair in pairs if None not in pair), (None, None))
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM, which asks for a stop
+    if process == 0 and processes is not None and processes > 1:
+        _check_port(os.environ.get(ADDRESS, ""))
+        note(f"waiting for {processes - 1} more of {processes} processes")
+    _when_aborted(_tell)
     try:
         jax.distributed.initialize(
             num_processes=processes,
@@ -86,6 +90,7 @@ def _find_the_others(devices: int) -> None:
             heartbeat_timeout_seconds=SILENT_SECONDS,
         )
     except ValueError as error:
+        _when_aborted(None)
         if "coordinator_address should be defined" not in str(error):
             raise UsageError(f"the job's processes cannot be told apart: {error}") from error
         if (processes or 1) > 1 or "JOB_COMPLETION_INDEX" in os.environ:  # MPI, an indexed job of Kubernetes
@@ -95,12 +100,26 @@ def _find_the_others(devices: int) -> None:
             ) from error
         return
     except RuntimeError as error:
+        _when_aborted(None)
         if "must be called before" in str(error) and not plain:  # JAX was at work before, alone
             return
         raise MelanomaError(
             f"the other processes of this job cannot be reached: {str(error).splitlines()[0]}"
         ) from error
-    _when_aborted(_tell)
+
+
+def _check_port(address: str) -> None:
+    """Raise UsageError where the port at which the first process is to be met is taken: JAX would crash."""
+    port = address.rpartition(":")[2]
+    if not port.isdecimal():
+        return
+    try:
+        with socket.create_server(("", int(port))):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"{ADDRESS} is {address}, and its port cannot be had ({error.strerror}): take another"
+        ) from error
 
 
 def _number(name: str) -> int | None:

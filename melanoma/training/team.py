@@ -68,11 +68,9 @@ class Team:
             global_state.client.wait_at_barrier(f"melanoma/{next(self._numbers)}", LONGEST_WAIT_MS)
 
     def check_same(self, seen: str, what: str) -> None:
-        """Raise MelanomaError where this process sees something else than the first one does."""
+        """Raise MelanomaError where this process sees something else than the first one does. what: with its verb."""
         if self.told(seen) != seen:
-            raise MelanomaError(
-                f"{what} is not what the first process sees there: start all again, with melanoma resume"
-            )
+            raise MelanomaError(f"{what} not the same as the first process': start all of them anew, alike")
 
     @contextmanager
     def leading(self) -> Iterator[None]:
@@ -105,13 +103,11 @@ class Team:
     def check_batch(self, batch_size: int) -> None:
         """Raise UsageError where the devices cannot share a batch alike."""
         if batch_size % self.devices:
-            raise UsageError(
-                f"{self.devices} devices cannot share train.batch_size = {batch_size} alike: make it a multiple of them"
-            )
+            raise UsageError(f"train.batch_size = {batch_size} is not a multiple of the {self.devices} devices")
 
     def end(self, code: int) -> None:
         """Leave at once after a failure: JAX would have this process wait for the others, and those wait for it."""
-        if code and self.processes > 1 and self.distribution is not None:
+        if code and self.processes > 1:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)

@@ -54,7 +54,7 @@ def train_fold(  # noqa: PLR0912, PLR0915  one straight line
     DataError where a class is absent in training, MelanomaError where the loss is no longer a number.
     """
     standing = read_position(run.state(fold))
-    team.check_same(f"epoch {standing.epoch}, step {standing.step}", str(run.state(fold)))
+    team.check_same(f"epoch {standing.epoch}, step {standing.step}", f"{run.state(fold)} is")
     if standing.finished:
         return
     if training["target"].nunique() < 2:
