@@ -68,9 +68,9 @@ class Team:
             global_state.client.wait_at_barrier(f"melanoma/{next(self._numbers)}", LONGEST_WAIT_MS)
 
     def check_same(self, seen: str, what: str) -> None:
-        """Raise MelanomaError where this process sees something else than the first one does. what: with its verb."""
-        if self.told(seen) != seen:
-            raise MelanomaError(f"{what} not the same as the first process': start all of them anew, alike")
+        """Raise MelanomaError in all processes where one sees something else than the first. what: with its verb."""
+        if self.anyone(self.told(seen) != seen):
+            raise MelanomaError(f"{what} not the same in all processes: start all of them anew, alike")
 
     @contextmanager
     def leading(self) -> Iterator[None]:
