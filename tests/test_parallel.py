@@ -52,6 +52,11 @@ def benchmark() -> Any:
     return module
 
 
+def surroundings() -> dict[str, str]:
+    """Return the environment of a user who has chosen no backend; this process may have."""
+    return {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
+
+
 def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -74,7 +79,7 @@ def started(
     return [
         subprocess.Popen(
             [*command, *(second if number else ()), *([] if number and "--devices" in second else one)],
-            env={**os.environ, **(job or plain), "SLURM_PROCID" if job else "JAX_PROCESS_ID": str(number)},
+            env={**surroundings(), **(job or plain), "SLURM_PROCID" if job else "JAX_PROCESS_ID": str(number)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -217,7 +222,7 @@ def test_a_port_that_is_taken_is_said(drawn: Path, tmp_path: Path) -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         job = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}
         command = [sys.executable, "-m", "melanoma", *training(drawn, tmp_path, "none"), "--devices", "1"]
-        done = subprocess.run(command, env=os.environ | job, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=surroundings() | job, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert f"JAX_COORDINATOR_ADDRESS is {address}, and its port cannot be had" in done.stderr
 
@@ -249,7 +254,7 @@ def test_what_cannot_be_trained_on_is_said_before_anything_is_written(
     drawn: Path, tmp_path: Path, devices: str, environment: dict[str, str], told: str
 ) -> None:
     command = [sys.executable, "-m", "melanoma", *training(drawn, tmp_path, "none"), "--devices", devices]
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=surroundings() | environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert told in done.stderr
     assert "Traceback" not in done.stderr
