@@ -1,4 +1,4 @@
-"""What several commands are told in the same way: each with its type and its line of help."""
+"""What commands are told: each option's type, its line of help, and how its text is taken."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -203,9 +203,7 @@ def _reopened(run: Run, settings: Settings) -> Prepared:
     try:
         prepared = prepare(folder, settings, cache, run.folds, known=hashes, counting=counting)
     except MelanomaError:
-        if (
-            hashes is None and team.leads
-        ):  # nothing has come of this run yet: its name is free again once the data is mended
+        if hashes is None and team.leads:  # nothing has come of it yet: its name is free once the data is mended
             shutil.rmtree(run.folder)
             note(f"{run.folder} is removed again, as nothing came of it; mend what follows and run the same command")
         raise

@@ -146,6 +146,8 @@ def prepare_cache(
     where the disk is full, a worker process was killed or a store cannot be reached.
     """
     key = cache_key(sources, settings)
+    if (cache := open_cache(root, key)) is not None:  # it is whole, and may lie where nothing can be written
+        return cache
     with locked(root / f".{key}.lock", wait=True, what=f"the cache {root / key}"):
         if (cache := open_cache(root, key)) is None:
             with resuming_folder(root / key) as folder:
